@@ -1,0 +1,342 @@
+//! The driver of a datagram endpoint: receives, calls the protocol, sends what is queued.
+
+use std::fmt;
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::sync::atomic::Ordering;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use crate::batch::Lent;
+use crate::endpoint::flow::Change;
+use crate::endpoint::protocol::{Cell, DatagramProtocol};
+use crate::endpoint::transport::{DatagramTransport, Phase, Socket};
+use crate::net::Backoff;
+use crate::sys::caps::Family;
+use crate::sys::DatagramOps;
+use crate::time::{sleep, Sleep};
+
+/// Batches received in one go before other tasks have their turn.
+const ROUNDS: usize = 4;
+
+/// Receive errors in a row after which there is a pause before the next: an error that the system
+/// repeats for ever must not take the processor.
+const ERRORS_IN_A_ROW: usize = 16;
+const ERROR_PAUSE: Duration = Duration::from_millis(100);
+
+/// The future that makes a datagram endpoint work: it receives, calls the protocol, and sends what
+/// is queued. It ends when the endpoint is closed.
+///
+/// [`create_datagram_endpoint`](crate::create_datagram_endpoint) spawns it;
+/// [`create_datagram_endpoint_with_driver`](crate::create_datagram_endpoint_with_driver) leaves
+/// that to the caller, who may be on any executor. It is `Send` if the protocol is.
+///
+/// # Cancel safety
+/// Dropping it closes the endpoint without calling the protocol: what is queued is sent as far as
+/// the system takes it at once, and [`closed`](DatagramTransport::closed) gives
+/// `ConnectionAborted`.
+#[must_use = "an endpoint does nothing unless its driver is spawned or awaited"]
+pub struct DatagramDriver<P: DatagramProtocol> {
+    transport: DatagramTransport,
+    socket: Option<Socket>,
+    cell: Arc<Cell<P>>,
+    made: bool,
+    /// In a callback: if it is left by a panic, the driver is dropped like this.
+    calling: bool,
+    /// Received, but not delivered since the protocol has paused reading.
+    held: Option<(Lent, usize)>,
+    backoff: Backoff,
+    errors_in_a_row: usize,
+    error_pause: Option<Sleep>,
+}
+
+/// What one round has come to.
+enum Round {
+    Progress,
+    Waiting,
+    Lost,
+}
+
+impl<P: DatagramProtocol> DatagramDriver<P> {
+    pub(super) fn new(
+        transport: DatagramTransport,
+        socket: Socket,
+        cell: Arc<Cell<P>>,
+    ) -> DatagramDriver<P> {
+        DatagramDriver {
+            transport,
+            socket: Some(socket),
+            cell,
+            made: false,
+            calling: false,
+            held: None,
+            backoff: Backoff::new(),
+            errors_in_a_row: 0,
+            error_pause: None,
+        }
+    }
+
+    /// Calls the protocol, sending together what it sends, and then tells it what came of it.
+    fn call(&mut self, callbacks: impl FnOnce(&mut P, &DatagramTransport)) {
+        let shared = &self.transport.shared;
+        shared.cork();
+        self.calling = true;
+        {
+            let mut inside = self.cell.enter();
+            if let Some(protocol) = inside.protocol() {
+                callbacks(protocol, &self.transport);
+            }
+        }
+        self.calling = false;
+        shared.uncork();
+    }
+
+    fn round(&mut self, cx: &mut Context<'_>) -> Round {
+        if !self.made {
+            self.made = true;
+            self.call(|protocol, transport| protocol.connection_made(transport));
+            self.transport.shared.set_made();
+        }
+        if self.transport.shared.attention.load(Ordering::Relaxed) {
+            self.call(|protocol, transport| {
+                attend(protocol, transport);
+            });
+        }
+        let (phase, reading) = {
+            let state = self.transport.shared.lock();
+            (state.phase, state.reading)
+        };
+        let sending = self.poll_send(cx);
+        let receiving = match phase {
+            Phase::Open if reading => self.poll_receive(cx),
+            Phase::Open => Poll::Pending,
+            Phase::Closing if self.has_unfinished() => Poll::Pending,
+            Phase::Closing | Phase::Aborted | Phase::Lost => {
+                self.lose();
+                return Round::Lost;
+            }
+        };
+        let attention = self.transport.shared.attention.load(Ordering::Relaxed);
+        match sending.is_ready() || receiving.is_ready() || attention {
+            true => Round::Progress,
+            false => Round::Waiting,
+        }
+    }
+
+    /// Whether there is something to send or to tell before the last callback.
+    fn has_unfinished(&self) -> bool {
+        let state = self.transport.shared.lock();
+        !(state.queue.is_empty() && state.errors.is_empty())
+    }
+
+    /// Sends what is queued; ready if that changed anything.
+    fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let shared = &self.transport.shared;
+        let Some(socket) = &self.socket else {
+            return Poll::Pending;
+        };
+        let mut state = shared.lock();
+        if state.queue.is_empty() || state.phase == Phase::Aborted {
+            return Poll::Pending;
+        }
+        let mut changed = Poll::Pending;
+        let mut failures = 0;
+        while !state.queue.is_empty() {
+            let result = if shared.writable_is_exact {
+                match socket.inner().poll_send_batch(cx, &mut state.queue) {
+                    Poll::Ready(result) => result,
+                    Poll::Pending => break,
+                }
+            } else {
+                match socket.inner().try_send_batch(&mut state.queue) {
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                        match self.backoff.poll(cx) {
+                            Poll::Ready(()) => continue,
+                            Poll::Pending => break,
+                        }
+                    }
+                    result => result,
+                }
+            };
+            changed = Poll::Ready(());
+            match result {
+                Ok(_) => {
+                    failures = 0;
+                    self.backoff.reset();
+                }
+                Err(error) => {
+                    failures += 1;
+                    shared.fail_front(&mut state, error, failures);
+                }
+            }
+        }
+        if changed.is_ready() {
+            shared.settle(&mut state);
+        }
+        changed
+    }
+
+    /// Receives a batch and delivers it; ready if there was one, or an error.
+    fn poll_receive(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if let Some(pause) = &mut self.error_pause {
+            match Pin::new(pause).poll(cx) {
+                Poll::Ready(()) => self.error_pause = None,
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+        if let Some((batch, from)) = self.held.take() {
+            self.deliver(batch, from);
+            return Poll::Ready(());
+        }
+        let Some(socket) = &self.socket else {
+            return Poll::Pending;
+        };
+        let inner = socket.inner();
+        let mut lent = Lent::new(inner.family() == Family::Unix);
+        let Some(batch) = lent.batch() else {
+            return Poll::Pending;
+        };
+        match inner.poll_recv_batch(cx, batch) {
+            Poll::Ready(Ok(_)) => {
+                self.errors_in_a_row = 0;
+                self.deliver(lent, 0);
+                Poll::Ready(())
+            }
+            Poll::Ready(Err(error)) => {
+                self.errors_in_a_row += 1;
+                if self.errors_in_a_row >= ERRORS_IN_A_ROW {
+                    self.error_pause = Some(sleep(ERROR_PAUSE));
+                }
+                self.call(|protocol, transport| protocol.error_received(transport, error));
+                Poll::Ready(())
+            }
+            Poll::Pending => Poll::Pending,
+        }
+    }
+
+    /// Delivers a batch from its datagram number `from` on, until the protocol wants no more.
+    fn deliver(&mut self, mut lent: Lent, from: usize) {
+        let Some(batch) = lent.batch() else {
+            return;
+        };
+        let mut delivered = from;
+        let mut wants_more = true;
+        self.call(|protocol, transport| {
+            for (data, meta) in batch.iter().skip(from) {
+                if !wants_more {
+                    break;
+                }
+                delivered += 1;
+                if meta.truncated {
+                    protocol.error_received(transport, too_large(data.len(), meta));
+                } else {
+                    protocol.datagram_received(transport, data, &meta.from);
+                }
+                if transport.shared.attention.load(Ordering::Relaxed) {
+                    wants_more = attend(protocol, transport);
+                }
+            }
+        });
+        if !wants_more && delivered < batch.len() {
+            self.held = Some((lent, delivered));
+        }
+    }
+
+    /// The last callback, and the end of the socket.
+    fn lose(&mut self) {
+        self.call(|protocol, transport| protocol.connection_lost(transport, None));
+        self.socket = None;
+        self.held = None;
+        self.transport.shared.lose(Ok(()));
+    }
+}
+
+fn too_large(len: usize, meta: &crate::batch::Meta) -> io::Error {
+    io::Error::new(
+        io::ErrorKind::InvalidData,
+        format!(
+            "a datagram from {} was larger than the {len} bytes there was room for, and dropped",
+            meta.from
+        ),
+    )
+}
+
+/// Tells the protocol what has happened while it was being called. False if it wants no more
+/// datagrams.
+fn attend<P: DatagramProtocol>(protocol: &mut P, transport: &DatagramTransport) -> bool {
+    let shared = &transport.shared;
+    shared.attention.store(false, Ordering::Relaxed);
+    loop {
+        let mut state = shared.lock();
+        if matches!(state.phase, Phase::Aborted | Phase::Lost) {
+            return false;
+        }
+        let error = state.errors.pop_front();
+        let change = match error {
+            None => state.flow.take_change(),
+            Some(_) => None,
+        };
+        let wants_more = state.reading && state.phase == Phase::Open;
+        drop(state);
+        match (error, change) {
+            (Some(error), _) => protocol.error_received(transport, error),
+            (None, Some(Change::Pause)) => protocol.pause_writing(transport),
+            (None, Some(Change::Resume)) => protocol.resume_writing(transport),
+            (None, None) => return wants_more,
+        }
+    }
+}
+
+impl<P: DatagramProtocol> Future for DatagramDriver<P> {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        {
+            let mut state = self.transport.shared.lock();
+            if state.phase == Phase::Lost {
+                return Poll::Ready(());
+            }
+            match &mut state.driver {
+                Some(driver) => driver.clone_from(cx.waker()),
+                none => *none = Some(cx.waker().clone()),
+            }
+        }
+        for _ in 0..ROUNDS {
+            match self.round(cx) {
+                Round::Progress => {}
+                Round::Waiting => return Poll::Pending,
+                Round::Lost => return Poll::Ready(()),
+            }
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+}
+
+// The fields are moved freely; nothing is pinned.
+impl<P: DatagramProtocol> Unpin for DatagramDriver<P> {}
+
+impl<P: DatagramProtocol> Drop for DatagramDriver<P> {
+    fn drop(&mut self) {
+        let why = match self.calling {
+            true => io::Error::other("a callback of the datagram protocol panicked"),
+            false => io::Error::new(
+                io::ErrorKind::ConnectionAborted,
+                "the driver of the datagram endpoint was dropped",
+            ),
+        };
+        self.socket = None;
+        // Nothing happens if the endpoint has come to its end before.
+        self.transport.shared.lose(Err(why));
+    }
+}
+
+impl<P: DatagramProtocol> fmt::Debug for DatagramDriver<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DatagramDriver")
+            .field("transport", &self.transport)
+            .finish_non_exhaustive()
+    }
+}

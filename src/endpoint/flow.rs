@@ -1,0 +1,190 @@
+//! Write-buffer limits: when a protocol is asked to pause, and when to resume.
+
+use std::io;
+
+use crate::error::invalid;
+
+/// asyncio's defaults, in bytes.
+const HIGH: usize = 64 * 1024;
+const LOW: usize = 16 * 1024;
+
+/// What a queued datagram counts beyond its bytes, so that empty ones count too.
+pub(crate) const DATAGRAM_OVERHEAD: usize = 8;
+
+/// The accounting of one write queue.
+#[derive(Debug)]
+pub(crate) struct Flow {
+    high: usize,
+    low: usize,
+    size: usize,
+    paused: bool,
+    /// What the protocol was told last.
+    told: bool,
+}
+
+/// What the protocol is to be told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Change {
+    Pause,
+    Resume,
+}
+
+impl Default for Flow {
+    fn default() -> Flow {
+        Flow {
+            high: HIGH,
+            low: LOW,
+            size: 0,
+            paused: false,
+            told: false,
+        }
+    }
+}
+
+impl Flow {
+    /// Sets the limits in bytes. One alone implies the other: low is a quarter of high.
+    pub(crate) fn set_limits(&mut self, high: Option<usize>, low: Option<usize>) -> io::Result<()> {
+        let high = match (high, low) {
+            (Some(high), _) => high,
+            (None, Some(low)) => low.saturating_mul(4),
+            (None, None) => HIGH,
+        };
+        let low = low.unwrap_or(high / 4);
+        if high < low {
+            return Err(invalid(format_args!(
+                "write buffer limits: high ({high}) is below low ({low})"
+            )));
+        }
+        self.high = high;
+        self.low = low;
+        // Lowering may pause at once; raising does not resume before something was sent.
+        self.check_pause();
+        Ok(())
+    }
+
+    /// (low, high), in asyncio's order.
+    pub(crate) fn limits(&self) -> (usize, usize) {
+        (self.low, self.high)
+    }
+
+    pub(crate) fn size(&self) -> usize {
+        self.size
+    }
+
+    pub(crate) fn add(&mut self, bytes: usize) {
+        self.size += bytes;
+    }
+
+    pub(crate) fn remove(&mut self, bytes: usize) {
+        self.size -= bytes;
+    }
+
+    pub(crate) fn is_over(&self) -> bool {
+        self.size > self.high
+    }
+
+    /// After the queue has grown.
+    pub(crate) fn check_pause(&mut self) {
+        self.paused |= self.is_over();
+    }
+
+    /// After the queue has shrunk; true if it may be filled again.
+    pub(crate) fn check_resume(&mut self) -> bool {
+        let resumed = self.paused && self.size <= self.low;
+        self.paused &= !resumed;
+        resumed
+    }
+
+    pub(crate) fn is_paused(&self) -> bool {
+        self.paused
+    }
+
+    /// Whether there is something to tell the protocol.
+    pub(crate) fn has_change(&self) -> bool {
+        self.paused != self.told
+    }
+
+    /// Something to tell the protocol, which is then taken as told. Told changes alternate, and
+    /// one that was over before it could be told is not told.
+    pub(crate) fn take_change(&mut self) -> Option<Change> {
+        if !self.has_change() {
+            return None;
+        }
+        self.told = self.paused;
+        Some(match self.paused {
+            true => Change::Pause,
+            false => Change::Resume,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_above_high_and_resumes_at_low() {
+        let mut flow = Flow::default();
+        flow.set_limits(Some(10), Some(4)).unwrap();
+        flow.add(10);
+        flow.check_pause();
+        assert_eq!(flow.take_change(), None, "10 is not above 10");
+        flow.add(1);
+        flow.check_pause();
+        assert_eq!(flow.take_change(), Some(Change::Pause));
+        flow.remove(6);
+        assert!(!flow.check_resume(), "5 is above 4");
+        flow.remove(1);
+        assert!(flow.check_resume());
+        assert_eq!(flow.take_change(), Some(Change::Resume));
+        assert_eq!(flow.take_change(), None);
+    }
+
+    #[test]
+    fn limits_imply_each_other() {
+        let mut flow = Flow::default();
+        assert_eq!(flow.limits(), (16 * 1024, 64 * 1024));
+        flow.set_limits(Some(100), None).unwrap();
+        assert_eq!(flow.limits(), (25, 100));
+        flow.set_limits(None, Some(100)).unwrap();
+        assert_eq!(flow.limits(), (100, 400));
+        let error = flow.set_limits(Some(1), Some(2)).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
+        assert_eq!(flow.limits(), (100, 400), "a refused call changes nothing");
+        flow.set_limits(None, None).unwrap();
+        assert_eq!(flow.limits(), (16 * 1024, 64 * 1024));
+    }
+
+    #[test]
+    fn lowering_pauses_at_once_and_raising_does_not_resume() {
+        let mut flow = Flow::default();
+        flow.add(100);
+        flow.set_limits(Some(99), None).unwrap();
+        assert_eq!(flow.take_change(), Some(Change::Pause));
+        flow.set_limits(Some(1000), None).unwrap();
+        assert!(flow.is_paused());
+        assert!(flow.check_resume(), "but the next sent datagram does");
+    }
+
+    #[test]
+    fn zero_limits_pause_on_any_byte_and_resume_when_empty() {
+        let mut flow = Flow::default();
+        flow.set_limits(Some(0), Some(0)).unwrap();
+        flow.add(1);
+        flow.check_pause();
+        assert!(flow.is_paused());
+        flow.remove(1);
+        assert!(flow.check_resume());
+    }
+
+    #[test]
+    fn a_pause_that_is_over_is_not_told() {
+        let mut flow = Flow::default();
+        flow.set_limits(Some(1), None).unwrap();
+        flow.add(2);
+        flow.check_pause();
+        flow.remove(2);
+        assert!(flow.check_resume());
+        assert_eq!(flow.take_change(), None);
+    }
+}

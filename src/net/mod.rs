@@ -1,0 +1,24 @@
+//! Sockets with async methods, for any executor.
+//!
+//! They are driven by the coracle runtime of the thread that first waits for them, or by
+//! `async-io` where none is running (feature `async-io`); either way they can be moved to and
+//! awaited on any thread.
+
+mod options;
+mod resolve;
+mod target;
+mod udp;
+#[cfg(unix)]
+mod unix_datagram;
+
+pub use self::resolve::{resolve, ResolveFlags};
+pub(crate) use self::resolve::{resolve_target, Query};
+pub use self::target::Target;
+pub use self::udp::UdpSocket;
+#[cfg(unix)]
+pub(crate) use self::unix_datagram::{remove_stale, Backoff};
+#[cfg(unix)]
+pub use self::unix_datagram::UnixDatagram;
+pub use crate::batch::{Ecn, Meta, RecvBatch, SendBatch, SendMeta};
+pub use crate::sys::caps::{Caps, Family, Interface};
+pub use crate::sys::Socket;

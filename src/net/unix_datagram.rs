@@ -1,0 +1,269 @@
+//! Unix datagram sockets.
+
+use std::fmt;
+use std::future::{poll_fn, Future};
+use std::io;
+use std::os::unix::fs::FileTypeExt;
+use std::path::Path;
+use std::pin::Pin;
+use std::task::{ready, Context, Poll};
+use std::time::Duration;
+
+use crate::address::Address;
+use crate::batch::{Meta, RecvBatch, SendBatch};
+use crate::error::{context, invalid};
+use crate::net::options::{common_io, common_methods, conversions, escape_hatch};
+use crate::net::target::{Parsed, Target};
+use crate::sys::caps::{Caps, DatagramConfig, Family, SocketOption};
+use crate::sys::{Datagram, DatagramOps, Socket};
+use crate::time::{sleep, Sleep};
+
+/// A Unix datagram socket: reliable, ordered, between processes of one machine.
+///
+/// See unix(7). Usable through `&self` from any number of tasks and on any executor.
+///
+/// # Platforms
+/// Unix.
+///
+/// # Examples
+/// ```
+/// use coracle::net::UnixDatagram;
+/// # let folder = tempfile::tempdir().unwrap();
+/// # let path = folder.path().join("log.sock");
+///
+/// coracle::block_on(async {
+///     let server = UnixDatagram::bind(&path)?;
+///     let client = UnixDatagram::unbound()?;
+///     client.connect(&path)?;
+///     client.send(b"started").await?;
+///
+///     let mut buf = [0; 1500];
+///     let (len, from) = server.recv_from(&mut buf).await?;
+///     assert_eq!(&buf[..len], b"started");
+///     assert!(from.as_unix().is_some_and(|from| from.is_unnamed()));
+/// #   std::io::Result::Ok(())
+/// })
+/// # .unwrap();
+/// ```
+pub struct UnixDatagram {
+    inner: Datagram,
+}
+
+impl UnixDatagram {
+    /// Makes a socket bound to a path, an abstract name (`"@name"`, Linux), or, with
+    /// [`Address::UNNAMED`], to an abstract name that the system chooses (Linux).
+    ///
+    /// A file at the path is left alone, as with std's sockets, and the file that is made stays
+    /// when the socket is closed: [`create_datagram_endpoint`](crate::create_datagram_endpoint)
+    /// removes stale ones.
+    ///
+    /// # Errors
+    /// - `InvalidInput`: the path is too long, empty, or no Unix address.
+    /// - `AddrInUse`: something is at the path already.
+    /// - `PermissionDenied`, `NotFound`, …: the system's, for the folder.
+    pub fn bind(addr: impl Into<Target>) -> io::Result<UnixDatagram> {
+        let mut config = DatagramConfig::new(Family::Unix);
+        config.bind = Some(unix_address(&addr.into())?);
+        Datagram::open_now(&config).map(|inner| UnixDatagram { inner })
+    }
+
+    /// Makes a socket without a name: it can send, but a receiver has no address to reply to.
+    ///
+    /// # Errors
+    /// The system's, for want of descriptors for example.
+    pub fn unbound() -> io::Result<UnixDatagram> {
+        Datagram::open_now(&DatagramConfig::new(Family::Unix)).map(|inner| UnixDatagram { inner })
+    }
+
+    /// Makes two sockets connected to each other, without names.
+    ///
+    /// # Errors
+    /// The system's, for want of descriptors for example.
+    pub fn pair() -> io::Result<(UnixDatagram, UnixDatagram)> {
+        let (a, b) = std::os::unix::net::UnixDatagram::pair()?;
+        Ok((a.try_into()?, b.try_into()?))
+    }
+
+    /// Takes only datagrams of the peer `addr` from now on, and sends to it what has no other
+    /// address.
+    ///
+    /// # Errors
+    /// - `NotFound`: nothing is at the path. `ConnectionRefused`: nobody is.
+    pub fn connect(&self, addr: impl Into<Target>) -> io::Result<()> {
+        self.inner.connect(&unix_address(&addr.into())?)
+    }
+
+    /// Sends a datagram to `to`, and waits while the receiver's queue is full.
+    ///
+    /// The system does not tell a sender that is not connected when there is room again: then it
+    /// is tried again after a while, up to every 16 ms.
+    ///
+    /// # Errors
+    /// The system's, named with the address: nobody is there, the datagram is larger than the send
+    /// buffer, …. The socket goes on working.
+    ///
+    /// # Cancel safety
+    /// If it is dropped before it is done, nothing has been sent.
+    pub async fn send_to(&self, data: &[u8], to: &Address) -> io::Result<usize> {
+        self.send_when_room(data, Some(to))
+            .await
+            .map_err(|error| context(error, format_args!("send {} bytes to {to}", data.len())))
+    }
+
+    /// Sends a datagram to the peer the socket is connected to, and waits while its queue is full.
+    ///
+    /// # Errors
+    /// - `NotConnected`: there is none. `ConnectionRefused`, `ConnectionReset`: it is gone.
+    ///
+    /// # Cancel safety
+    /// If it is dropped before it is done, nothing has been sent.
+    pub async fn send(&self, data: &[u8]) -> io::Result<usize> {
+        self.send_when_room(data, None).await
+    }
+
+    async fn send_when_room(&self, data: &[u8], to: Option<&Address>) -> io::Result<usize> {
+        let mut backoff = Backoff::new();
+        poll_fn(|cx| loop {
+            match self.inner.try_send(data, to) {
+                Ok(()) => return Poll::Ready(Ok(data.len())),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+            if self.inner.writable_is_exact() {
+                return self
+                    .inner
+                    .poll_send(cx, data, to)
+                    .map_ok(|()| data.len());
+            }
+            ready!(backoff.poll(cx));
+        })
+        .await
+    }
+
+    /// As [`send_to`](UnixDatagram::send_to), but never waits.
+    ///
+    /// # Errors
+    /// - `WouldBlock`: the receiver's queue is full.
+    /// - others as `send_to`.
+    pub fn try_send_to(&self, data: &[u8], to: &Address) -> io::Result<usize> {
+        self.inner.try_send(data, Some(to)).map(|()| data.len())
+    }
+
+    /// Sends as many datagrams from the front of `batch` as go at once, takes them off, and tells
+    /// how many. Waits as [`send_to`](UnixDatagram::send_to) does.
+    ///
+    /// # Errors
+    /// What the system says to the datagram at the front, which is taken off; the others stay to
+    /// be sent.
+    ///
+    /// # Cancel safety
+    /// What has been sent has been taken off.
+    pub async fn send_batch(&self, batch: &mut SendBatch) -> io::Result<usize> {
+        if batch.is_empty() {
+            return Ok(0);
+        }
+        let mut backoff = Backoff::new();
+        let result = poll_fn(|cx| loop {
+            match self.inner.try_send_batch(batch) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                result => return Poll::Ready(result),
+            }
+            if self.inner.writable_is_exact() {
+                return self.inner.poll_send_batch(cx, batch);
+            }
+            ready!(backoff.poll(cx));
+        })
+        .await;
+        if result.is_err() {
+            batch.advance(1);
+        }
+        result
+    }
+
+    common_io!();
+    escape_hatch!();
+    common_methods!();
+
+    pub(crate) fn from_inner(inner: Datagram) -> io::Result<UnixDatagram> {
+        if inner.family() != Family::Unix {
+            return Err(invalid("an IP socket is no Unix socket"));
+        }
+        Ok(UnixDatagram { inner })
+    }
+
+    pub(crate) fn inner(&self) -> &Datagram {
+        &self.inner
+    }
+}
+
+fn unix_address(target: &Target) -> io::Result<Address> {
+    match target.parse(true)? {
+        Parsed::Address(addr @ Address::Unix(_)) => Ok(addr),
+        _ => Err(invalid(format_args!("'{target}' is no Unix address"))),
+    }
+}
+
+/// Removes a socket file that a server left behind, as asyncio does before it binds. What is not a
+/// socket stays; whoever still has the socket open loses its name.
+pub(crate) fn remove_stale(path: &Path) {
+    match path.symlink_metadata() {
+        Ok(meta) if meta.file_type().is_socket() => {
+            // If it fails, bind says that the address is in use.
+            let _ = std::fs::remove_file(path);
+        }
+        _ => {}
+    }
+}
+
+/// Waits longer each time until there may be room, where the system cannot tell.
+#[derive(Debug)]
+pub(crate) struct Backoff {
+    next: Duration,
+    sleep: Option<Sleep>,
+}
+
+impl Backoff {
+    const FIRST: Duration = Duration::from_micros(250);
+    const LONGEST: Duration = Duration::from_millis(16);
+
+    pub(crate) fn new() -> Backoff {
+        Backoff {
+            next: Backoff::FIRST,
+            sleep: None,
+        }
+    }
+
+    /// Waits its time once; the next time will be longer.
+    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let time = self.next;
+        let sleep = self.sleep.get_or_insert_with(|| sleep(time));
+        ready!(Pin::new(sleep).poll(cx));
+        self.sleep = None;
+        self.next = (time * 2).min(Backoff::LONGEST);
+        Poll::Ready(())
+    }
+
+    /// There was room.
+    pub(crate) fn reset(&mut self) {
+        *self = Backoff::new();
+    }
+}
+
+conversions!(
+    UnixDatagram,
+    std::os::unix::net::UnixDatagram,
+    socket2::Socket,
+    std::os::fd::OwnedFd,
+);
+
+#[cfg(feature = "async-io")]
+crate::net::options::async_io_conversions!(UnixDatagram, std::os::unix::net::UnixDatagram);
+
+impl fmt::Debug for UnixDatagram {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("UnixDatagram")
+            .field("local_addr", &self.local_addr())
+            .field("peer_addr", &self.peer_addr().ok())
+            .finish_non_exhaustive()
+    }
+}

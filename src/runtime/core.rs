@@ -1,0 +1,79 @@
+//! What the loop of a backend steps: ready tasks and due timers. It never blocks and knows no
+//! system call.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+use crate::runtime::queue::{Local, RootWaker};
+use crate::sys::{clock, Step};
+
+/// Task polls between two looks at the sockets: enough to make the look cheap, few enough that
+/// busy tasks cannot starve them.
+const BUDGET: usize = 128;
+
+/// One `block_on`: its root future and the tasks spawned meanwhile.
+pub(crate) struct Core<'a, F: Future> {
+    local: Rc<Local>,
+    root: Pin<&'a mut F>,
+    root_waker: Waker,
+    output: Option<F::Output>,
+    due: Vec<Waker>,
+}
+
+impl<'a, F: Future> Core<'a, F> {
+    pub(crate) fn new(local: Rc<Local>, root: Pin<&'a mut F>) -> Core<'a, F> {
+        let root_waker = Waker::from(Arc::new(RootWaker(local.shared.clone())));
+        root_waker.wake_by_ref();
+        Core {
+            local,
+            root,
+            root_waker,
+            output: None,
+            due: Vec::new(),
+        }
+    }
+
+    /// Runs what is ready, up to the budget, and says what the loop should do next.
+    pub(crate) fn step(&mut self) -> Step {
+        let shared = &self.local.shared;
+        shared.awake();
+        self.local.take_inbox();
+        if shared.next_deadline().is_some() {
+            shared.take_due(clock::now(), &mut self.due);
+            self.due.drain(..).for_each(Waker::wake);
+        }
+        for _ in 0..BUDGET {
+            match self.local.pop() {
+                Some(Some(task)) => {
+                    task.run();
+                }
+                Some(None) => {
+                    shared.root_taken();
+                    let mut cx = Context::from_waker(&self.root_waker);
+                    if let Poll::Ready(output) = self.root.as_mut().poll(&mut cx) {
+                        self.output = Some(output);
+                        return Step::Done;
+                    }
+                }
+                None => break,
+            }
+        }
+        if !self.local.is_empty() {
+            return Step::Again;
+        }
+        let until = shared.next_deadline();
+        if shared.fall_asleep() {
+            Step::Idle { until }
+        } else {
+            Step::Again
+        }
+    }
+
+    /// The root future's value, once `step` has said `Done`.
+    pub(crate) fn into_output(self) -> Option<F::Output> {
+        self.output
+    }
+}

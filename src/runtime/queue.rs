@@ -1,0 +1,216 @@
+//! The run queue: a local part without locks, and an inbox for wakes from other threads.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Wake, Waker};
+use std::time::Instant;
+
+use async_task::Runnable;
+use slab::Slab;
+
+use crate::runtime::context;
+use crate::sys::{self, NotifierOps};
+use crate::time::queue::{TimerKey, TimerQueue};
+
+/// One thing to run: a task, or (`None`) the future that `block_on` was given.
+pub(crate) type Entry = Option<Runnable>;
+
+/// The part of a runtime that only its own thread touches.
+pub(crate) struct Local {
+    queue: RefCell<VecDeque<Entry>>,
+    /// A waker of every task that has not ended, to reach them all when the runtime ends.
+    pub(crate) tasks: RefCell<Slab<Waker>>,
+    pub(crate) shared: Arc<Shared>,
+}
+
+impl Local {
+    pub(crate) fn new(shared: Arc<Shared>) -> Local {
+        Local {
+            queue: RefCell::new(VecDeque::new()),
+            tasks: RefCell::new(Slab::new()),
+            shared,
+        }
+    }
+
+    pub(crate) fn push(&self, entry: Entry) {
+        self.queue.borrow_mut().push_back(entry);
+    }
+
+    pub(crate) fn pop(&self) -> Option<Entry> {
+        self.queue.borrow_mut().pop_front()
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.queue.borrow().is_empty()
+    }
+
+    /// Takes over what other threads have woken.
+    pub(crate) fn take_inbox(&self) {
+        if self.shared.remote.load(Ordering::SeqCst) {
+            // Cleared before the inbox is emptied: what comes in between sets it again.
+            self.shared.remote.store(false, Ordering::SeqCst);
+            self.queue.borrow_mut().extend(self.shared.inbox().drain(..));
+        }
+    }
+}
+
+/// The part of a runtime that wakers, timers and sockets hold, on whatever thread they are.
+pub(crate) struct Shared {
+    inbox: Mutex<Vec<Entry>>,
+    /// The inbox holds something.
+    remote: AtomicBool,
+    /// The runtime's thread is waiting, or about to: whoever adds something must end the wait.
+    asleep: AtomicBool,
+    /// The root future is in the queue.
+    root_queued: AtomicBool,
+    notifier: sys::Notifier,
+    timers: Mutex<Timers>,
+}
+
+#[derive(Default)]
+struct Timers {
+    queue: TimerQueue,
+    /// The runtime has ended: nobody will ever look at the queue again.
+    closed: bool,
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Runtime").finish_non_exhaustive()
+    }
+}
+
+impl Shared {
+    pub(crate) fn new(notifier: sys::Notifier) -> Shared {
+        Shared {
+            inbox: Mutex::new(Vec::new()),
+            remote: AtomicBool::new(false),
+            asleep: AtomicBool::new(false),
+            root_queued: AtomicBool::new(false),
+            notifier,
+            timers: Mutex::new(Timers::default()),
+        }
+    }
+
+    fn inbox(&self) -> MutexGuard<'_, Vec<Entry>> {
+        self.inbox.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn timers(&self) -> MutexGuard<'_, Timers> {
+        self.timers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Queues an entry from whatever thread this is.
+    pub(crate) fn schedule(self: &Arc<Self>, entry: Entry) {
+        let mut entry = Some(entry);
+        let local = context::if_current(self, |local| {
+            if let Some(entry) = entry.take() {
+                local.push(entry);
+            }
+        });
+        if local.is_none() {
+            self.inbox().extend(entry);
+            self.remote.store(true, Ordering::SeqCst);
+            self.notify();
+        }
+    }
+
+    /// Ends the wait that the runtime's thread is in, if it is.
+    fn notify(&self) {
+        if self.asleep.swap(false, Ordering::SeqCst) {
+            self.notifier.notify();
+        }
+    }
+
+    /// Announces a wait; false if there is something to do instead.
+    ///
+    /// The announcement comes before the check, and another thread adds before it looks for the
+    /// announcement: whichever is first, one of the two sees the other.
+    pub(crate) fn fall_asleep(&self) -> bool {
+        self.asleep.store(true, Ordering::SeqCst);
+        if self.remote.load(Ordering::SeqCst) {
+            self.asleep.store(false, Ordering::SeqCst);
+            return false;
+        }
+        true
+    }
+
+    pub(crate) fn awake(&self) {
+        self.asleep.store(false, Ordering::SeqCst);
+    }
+
+    /// The root future is about to be polled: a wake from now on queues it again.
+    pub(crate) fn root_taken(&self) {
+        self.root_queued.store(false, Ordering::SeqCst);
+    }
+
+    /// The nearest deadline.
+    pub(crate) fn next_deadline(&self) -> Option<Instant> {
+        self.timers().queue.next()
+    }
+
+    /// Moves the wakers of the timers that are due to `due`.
+    pub(crate) fn take_due(&self, now: Instant, due: &mut Vec<Waker>) {
+        self.timers().queue.take_due(now, due);
+    }
+
+    /// Adds a timer; `None` once the runtime has ended.
+    pub(crate) fn add_timer(self: &Arc<Self>, deadline: Instant, waker: &Waker) -> Option<TimerKey> {
+        let mut timers = self.timers();
+        if timers.closed {
+            return None;
+        }
+        let nearest = timers.queue.next().is_none_or(|next| deadline < next);
+        let key = timers.queue.insert(deadline, waker.clone());
+        drop(timers);
+        // On its own thread the runtime is not waiting, and computes its next wait afterwards.
+        if nearest {
+            self.notify();
+        }
+        Some(key)
+    }
+
+    /// Whether the timer is still ahead; if so, `waker` is the one to be woken.
+    pub(crate) fn renew_timer(&self, key: TimerKey, waker: &Waker) -> bool {
+        self.timers().queue.renew(key, waker)
+    }
+
+    /// Forgets a timer. The wait it may have shortened is left as it is: it wakes nobody.
+    pub(crate) fn remove_timer(&self, key: TimerKey) {
+        let waker = self.timers().queue.remove(key);
+        // A waker may own a future whose drop comes back here: not under the lock.
+        drop(waker);
+    }
+
+    /// The runtime ends: its timers wake their owners, who find another place to wait or are
+    /// dropped with it.
+    pub(crate) fn close_timers(&self) {
+        let mut wakers = Vec::new();
+        {
+            let mut timers = self.timers();
+            timers.closed = true;
+            while let Some(next) = timers.queue.next() {
+                timers.queue.take_due(next, &mut wakers);
+            }
+        }
+        wakers.into_iter().for_each(Waker::wake);
+    }
+}
+
+/// Wakes the future that `block_on` was given.
+pub(crate) struct RootWaker(pub(crate) Arc<Shared>);
+
+impl Wake for RootWaker {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        if !self.0.root_queued.swap(true, Ordering::SeqCst) {
+            self.0.schedule(None);
+        }
+    }
+}

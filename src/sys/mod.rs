@@ -1,0 +1,159 @@
+//! THE SEAM: everything that differs by platform.
+//!
+//! # The contract
+//! A backend is one folder here, chosen in this file by `cfg` and nowhere else. It supplies:
+//!
+//! | item | held to | what it is |
+//! | --- | --- | --- |
+//! | `Reactor` | [`ReactorOps`] | the outer loop: steps the scheduler, waits for sockets and deadlines |
+//! | `Notifier` | [`NotifierOps`] | ends the reactor's wait from anywhere |
+//! | `Datagram` | [`DatagramOps`] | a datagram socket |
+//! | `Socket` | `From`/`Into` the platform's own | a socket that the user brings or takes away |
+//! | `ForeignTimer` | [`TimerOps`] | a deadline kept by another runtime's reactor |
+//! | `resolve` | [`Lookup`] in, addresses out | name lookup that does not block the loop |
+//! | `resolve_flags` | | the numbers of `AI_*` |
+//! | `clock::now` | `std::time::Instant` | the clock that deadlines are measured by |
+//! | `path_from_bytes` | | how bytes become a path |
+//!
+//! # Its rules
+//! 1. **The backend owns the outer loop.** The scheduler is a function it calls ([`Step`]), which
+//!    never blocks: on WASI 0.3 the host drives and the backend is itself stepped.
+//! 2. **An operation is tried now; if it would block, the waker is remembered** and called when
+//!    trying again may succeed. Wake-ups may be spurious. Whether the platform reports readiness,
+//!    offers pollables or completes operations stays below.
+//! 3. **Operations in flight belong to the socket**, not to the future that polls: dropping a
+//!    future loses nothing, and any number of tasks may wait for one socket.
+//! 4. **The batch is the primitive.** Buffers are lent by the caller; truncation is in [`Meta`].
+//! 5. **An option that cannot be honoured is an error** that names it.
+//! 6. Sockets are closed by dropping them, and may be dropped while tasks wait for them.
+
+pub(crate) mod caps;
+
+use std::io;
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+use crate::address::Address;
+use crate::batch::{Meta, RecvBatch, SendBatch};
+use crate::sys::caps::{Caps, DatagramConfig, Family, Interface, Membership, SocketOption};
+
+#[cfg(any(unix, windows))]
+mod polling;
+#[cfg(any(unix, windows))]
+use self::polling as backend;
+
+pub use self::backend::Socket;
+pub(crate) use self::backend::{
+    clock, path_from_bytes, resolve, resolve_flags, Datagram, ForeignTimer, Notifier, Reactor,
+};
+
+/// What the scheduler tells the loop that steps it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// The root future has ended.
+    Done,
+    /// There is more to run: look at the sockets without waiting, then step again.
+    Again,
+    /// Nothing to run before an event, a notification, or this deadline.
+    Idle { until: Option<Instant> },
+}
+
+/// The outer loop of one runtime.
+pub(crate) trait ReactorOps: Sized {
+    fn new() -> io::Result<Self>;
+    fn notifier(&self) -> Notifier;
+    /// Steps until `Done`. While it runs, sockets polled on this thread belong to this reactor.
+    fn drive(&self, step: &mut dyn FnMut() -> Step) -> io::Result<()>;
+}
+
+/// Ends the wait of a reactor, the next one if it is not waiting. Cheap to clone, any thread.
+pub(crate) trait NotifierOps: Clone + Send + Sync + 'static {
+    fn notify(&self);
+}
+
+/// A deadline kept where no coracle runtime is running.
+pub(crate) trait TimerOps: Sized {
+    fn new(deadline: Instant) -> Self;
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()>;
+}
+
+/// A datagram socket. `try_*` never waits and gives `WouldBlock`; `poll_*` waits instead.
+pub(crate) trait DatagramOps: Sized + Send + Sync + 'static {
+    /// Makes, sets up, binds and connects a socket, in this order. Errors name the address.
+    async fn open(config: &DatagramConfig) -> io::Result<Self>;
+
+    /// Takes the user's socket as it is; it must be a datagram socket.
+    fn from_socket(socket: Socket) -> io::Result<Self>;
+    /// Gives the socket back to the user.
+    fn into_socket(self) -> io::Result<Socket>;
+
+    fn connect(&self, to: &Address) -> io::Result<()>;
+    fn local_addr(&self) -> io::Result<Address>;
+    fn peer_addr(&self) -> io::Result<Address>;
+    fn family(&self) -> Family;
+
+    /// One datagram into the caller's buffer; with `peek` it stays in the queue.
+    fn try_recv(&self, buf: &mut [u8], peek: bool) -> io::Result<(usize, Meta)>;
+    fn poll_recv(
+        &self,
+        cx: &mut Context<'_>,
+        buf: &mut [u8],
+        peek: bool,
+    ) -> Poll<io::Result<(usize, Meta)>>;
+
+    /// As many as are there and fit: at least one. Gives the number of buffers filled.
+    fn try_recv_batch(&self, into: &mut RecvBatch) -> io::Result<usize>;
+    fn poll_recv_batch(
+        &self,
+        cx: &mut Context<'_>,
+        into: &mut RecvBatch,
+    ) -> Poll<io::Result<usize>>;
+
+    /// One datagram from the caller's buffer, to `to` or the connected peer.
+    fn try_send(&self, data: &[u8], to: Option<&Address>) -> io::Result<()>;
+    fn poll_send(
+        &self,
+        cx: &mut Context<'_>,
+        data: &[u8],
+        to: Option<&Address>,
+    ) -> Poll<io::Result<()>>;
+
+    /// As many as go at once, taken off the front: at least one. An error is the front one's,
+    /// which stays.
+    fn try_send_batch(&self, from: &mut SendBatch) -> io::Result<usize>;
+    fn poll_send_batch(
+        &self,
+        cx: &mut Context<'_>,
+        from: &mut SendBatch,
+    ) -> Poll<io::Result<usize>>;
+
+    fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
+    fn poll_writable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
+
+    /// Whether a send that would block makes `poll_writable` wait until it would not. It does not
+    /// where the room that lacks is the receiver's: then the sender has to try again later.
+    fn writable_is_exact(&self) -> bool;
+
+    fn caps(&self) -> Caps;
+    fn get(&self, option: SocketOption) -> io::Result<u32>;
+    fn set(&self, option: SocketOption, value: u32) -> io::Result<()>;
+    fn membership(
+        &self,
+        change: Membership,
+        group: std::net::IpAddr,
+        interface: Interface,
+    ) -> io::Result<()>;
+    fn set_multicast_interface(&self, interface: Interface) -> io::Result<()>;
+    fn take_error(&self) -> io::Result<Option<io::Error>>;
+}
+
+/// A question to the resolver, with `getaddrinfo`'s hints.
+#[derive(Debug, Clone)]
+pub(crate) struct Lookup {
+    pub(crate) host: String,
+    /// A port number or the name of a service.
+    pub(crate) service: String,
+    pub(crate) family: Option<Family>,
+    pub(crate) protocol: i32,
+    pub(crate) flags: i32,
+}

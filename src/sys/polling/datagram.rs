@@ -1,0 +1,441 @@
+//! Datagram sockets: UDP and Unix.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
+use std::task::{Context, Poll};
+
+use socket2::Type;
+
+use super::address::{domain, family_of, from_sock_addr, to_sock_addr};
+use super::kernel::msg;
+use super::socket::Socket;
+use super::source::{Direction, Source};
+use crate::address::Address;
+use crate::batch::{Meta, RecvBatch, SendBatch};
+use crate::error::{context, invalid, unsupported};
+use crate::sys::caps::{Caps, DatagramConfig, Family, Interface, Membership, SocketOption};
+use crate::sys::DatagramOps;
+
+/// Receives that are not followed by a try for more, once such a try found nothing.
+const NOT_TRIED: u8 = 16;
+
+/// A datagram socket with its readiness.
+pub(crate) struct Datagram {
+    source: Source,
+    family: Family,
+    offload: msg::Offload,
+    /// Datagrams may come merged: only batches can take them apart.
+    merged: AtomicBool,
+    /// How many more receives end with waiting instead of a try that would find nothing.
+    not_tried: AtomicU8,
+    /// How many datagrams the next batch asks for.
+    expected: AtomicUsize,
+}
+
+impl Datagram {
+    fn new(socket: socket2::Socket, family: Family) -> Datagram {
+        Datagram {
+            source: Source::new(socket),
+            family,
+            offload: msg::Offload::new(family),
+            merged: AtomicBool::new(false),
+            not_tried: AtomicU8::new(0),
+            expected: AtomicUsize::new(usize::MAX),
+        }
+    }
+
+    /// `open` where it need not wait, which is everywhere here.
+    pub(crate) fn open_now(config: &DatagramConfig) -> io::Result<Datagram> {
+        Ok(Datagram::new(open(config)?, config.family))
+    }
+
+    /// The user's own operation.
+    pub(crate) fn poll_with<T>(
+        &self,
+        writing: bool,
+        cx: &mut Context<'_>,
+        operation: &mut dyn FnMut(socket2::SockRef<'_>) -> io::Result<T>,
+    ) -> Poll<io::Result<T>> {
+        let direction = match writing {
+            false => Direction::Read,
+            true => Direction::Write,
+        };
+        self.source
+            .poll_io(direction, cx, || operation(self.as_socket2()))
+    }
+
+    pub(crate) fn as_socket2(&self) -> socket2::SockRef<'_> {
+        socket2::SockRef::from(self.source.io())
+    }
+
+    fn io(&self) -> &socket2::Socket {
+        self.source.io()
+    }
+
+    fn refuse_merged(&self) -> io::Result<()> {
+        if self.merged.load(Ordering::Relaxed) {
+            return Err(invalid(
+                "receive_offload is on, so datagrams may come merged: use recv_batch",
+            ));
+        }
+        Ok(())
+    }
+
+    /// After a single receive: is there likely to be more? A try costs a system call, and so does
+    /// the wait that it saves when it succeeds.
+    fn settle_single(&self) {
+        let not_tried = self.not_tried.load(Ordering::Relaxed);
+        if not_tried > 0 {
+            self.not_tried.store(not_tried - 1, Ordering::Relaxed);
+            self.source.clear_ready(Direction::Read);
+        }
+    }
+}
+
+/// A socket without a descriptor that exec would hand on, not blocking, not registered anywhere.
+fn open(config: &DatagramConfig) -> io::Result<socket2::Socket> {
+    let protocol = match config.protocol {
+        0 => None,
+        number => Some(socket2::Protocol::from(number)),
+    };
+    let socket = socket2::Socket::new(domain(config.family), Type::DGRAM, protocol)
+        .map_err(|error| context(error, format_args!("{} datagram socket", config.family)))?;
+    if config.reuse_port {
+        set_reuse_port(&socket).map_err(|error| context(error, "reuse_port"))?;
+    }
+    if config.broadcast {
+        socket
+            .set_broadcast(true)
+            .map_err(|error| context(error, "allow_broadcast"))?;
+    }
+    socket.set_nonblocking(true)?;
+    if let Some(addr) = &config.bind {
+        bind(&socket, addr).map_err(|error| context(error, format_args!("bind {addr}")))?;
+    }
+    if let Some(addr) = &config.connect {
+        socket
+            .connect(&to_sock_addr(addr)?)
+            .map_err(|error| context(error, format_args!("connect {addr}")))?;
+    }
+    Ok(socket)
+}
+
+fn bind(socket: &socket2::Socket, addr: &Address) -> io::Result<()> {
+    let is_unnamed = addr.as_unix().is_some_and(|unix| unix.is_unnamed());
+    if is_unnamed && !cfg!(any(target_os = "linux", target_os = "android")) {
+        return Err(unsupported("an automatic Unix address"));
+    }
+    socket.bind(&to_sock_addr(addr)?)
+}
+
+#[cfg(all(
+    unix,
+    not(any(target_os = "solaris", target_os = "illumos", target_os = "cygwin"))
+))]
+fn set_reuse_port(socket: &socket2::Socket) -> io::Result<()> {
+    // Linux refuses it for Unix sockets since 6.12; before, it took it and did nothing.
+    if family_of(socket)? == Family::Unix {
+        return Err(unsupported("reuse_port on a Unix socket"));
+    }
+    socket.set_reuse_port(true)
+}
+
+#[cfg(not(all(
+    unix,
+    not(any(target_os = "solaris", target_os = "illumos", target_os = "cygwin"))
+)))]
+fn set_reuse_port(_socket: &socket2::Socket) -> io::Result<()> {
+    Err(unsupported("reuse_port"))
+}
+
+#[cfg(all(
+    unix,
+    not(any(target_os = "solaris", target_os = "illumos", target_os = "cygwin"))
+))]
+fn reuse_port(socket: &socket2::Socket) -> io::Result<bool> {
+    socket.reuse_port()
+}
+
+#[cfg(not(all(
+    unix,
+    not(any(target_os = "solaris", target_os = "illumos", target_os = "cygwin"))
+)))]
+fn reuse_port(_socket: &socket2::Socket) -> io::Result<bool> {
+    Ok(false)
+}
+
+impl DatagramOps for Datagram {
+    async fn open(config: &DatagramConfig) -> io::Result<Datagram> {
+        Datagram::open_now(config)
+    }
+
+    fn from_socket(socket: Socket) -> io::Result<Datagram> {
+        let socket = socket.0;
+        let kind = socket.r#type()?;
+        // A raw socket's messages are datagrams too. A sequenced one has an end, which a datagram
+        // endpoint would take for empty datagrams without end.
+        if kind != Type::DGRAM && kind != Type::RAW {
+            return Err(invalid(format_args!(
+                "sock is a {} socket, not a datagram socket",
+                if kind == Type::STREAM { "stream" } else { "sequenced or other" }
+            )));
+        }
+        let family = family_of(&socket)?;
+        socket.set_nonblocking(true)?;
+        Ok(Datagram::new(socket, family))
+    }
+
+    fn into_socket(self) -> io::Result<Socket> {
+        self.source.into_io().map(Socket)
+    }
+
+    fn connect(&self, to: &Address) -> io::Result<()> {
+        self.io()
+            .connect(&to_sock_addr(to)?)
+            .map_err(|error| context(error, format_args!("connect {to}")))
+    }
+
+    fn local_addr(&self) -> io::Result<Address> {
+        from_sock_addr(&self.io().local_addr()?)
+    }
+
+    fn peer_addr(&self) -> io::Result<Address> {
+        from_sock_addr(&self.io().peer_addr()?)
+    }
+
+    fn family(&self) -> Family {
+        self.family
+    }
+
+    fn try_recv(&self, buf: &mut [u8], peek: bool) -> io::Result<(usize, Meta)> {
+        self.refuse_merged()?;
+        msg::recv(self.io(), self.family, buf, peek)
+    }
+
+    fn poll_recv(
+        &self,
+        cx: &mut Context<'_>,
+        buf: &mut [u8],
+        peek: bool,
+    ) -> Poll<io::Result<(usize, Meta)>> {
+        let poll = self.source.poll_io(Direction::Read, cx, || {
+            let result = self.try_recv(buf, peek);
+            if matches!(&result, Err(error) if error.kind() == io::ErrorKind::WouldBlock) {
+                self.not_tried.store(NOT_TRIED, Ordering::Relaxed);
+            }
+            result
+        });
+        if matches!(poll, Poll::Ready(Ok(_))) && !peek {
+            self.settle_single();
+        }
+        poll
+    }
+
+    fn try_recv_batch(&self, into: &mut RecvBatch) -> io::Result<usize> {
+        msg::recv_batch(self.io(), self.family, into, usize::MAX, &self.offload)
+    }
+
+    fn poll_recv_batch(
+        &self,
+        cx: &mut Context<'_>,
+        into: &mut RecvBatch,
+    ) -> Poll<io::Result<usize>> {
+        let limit = self.expected.load(Ordering::Relaxed);
+        let asked = limit.min(into.capacity().0);
+        let poll = self.source.poll_io(Direction::Read, cx, || {
+            msg::recv_batch(self.io(), self.family, into, limit, &self.offload)
+        });
+        if let Poll::Ready(Ok(received)) = poll {
+            // A short batch has emptied the queue; if more came since, the kernel says so.
+            if received < asked {
+                self.source.clear_ready(Direction::Read);
+            }
+        }
+        poll
+    }
+
+    fn try_send(&self, data: &[u8], to: Option<&Address>) -> io::Result<()> {
+        msg::send(self.io(), data, to)
+    }
+
+    fn poll_send(
+        &self,
+        cx: &mut Context<'_>,
+        data: &[u8],
+        to: Option<&Address>,
+    ) -> Poll<io::Result<()>> {
+        self.source
+            .poll_io(Direction::Write, cx, || self.try_send(data, to))
+    }
+
+    fn try_send_batch(&self, from: &mut SendBatch) -> io::Result<usize> {
+        let sent = msg::send_batch(self.io(), self.family, from, &self.offload)?;
+        from.advance(sent);
+        Ok(sent)
+    }
+
+    fn poll_send_batch(
+        &self,
+        cx: &mut Context<'_>,
+        from: &mut SendBatch,
+    ) -> Poll<io::Result<usize>> {
+        self.source
+            .poll_io(Direction::Write, cx, || self.try_send_batch(from))
+    }
+
+    fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.source.poll_ready(Direction::Read, cx)
+    }
+
+    fn poll_writable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.source.poll_ready(Direction::Write, cx)
+    }
+
+    fn writable_is_exact(&self) -> bool {
+        // A Unix datagram waits for room at the receiver, which the kernel reports to connected
+        // senders only.
+        self.family != Family::Unix || self.io().peer_addr().is_ok()
+    }
+
+    fn caps(&self) -> Caps {
+        msg::caps(self.io(), self.family, &self.offload)
+    }
+
+    fn get(&self, option: SocketOption) -> io::Result<u32> {
+        if let Some(result) = msg::get(self.io(), self.family, option) {
+            return result;
+        }
+        let io = self.io();
+        let v4 = self.family == Family::Inet;
+        match option {
+            SocketOption::Broadcast => io.broadcast().map(u32::from),
+            SocketOption::ReusePort => reuse_port(io).map(u32::from),
+            SocketOption::Ttl if v4 => io.ttl_v4(),
+            SocketOption::Ttl => io.unicast_hops_v6(),
+            SocketOption::OnlyV6 => io.only_v6().map(u32::from),
+            SocketOption::MulticastTtl if v4 => io.multicast_ttl_v4(),
+            SocketOption::MulticastTtl => io.multicast_hops_v6(),
+            SocketOption::MulticastLoop if v4 => io.multicast_loop_v4().map(u32::from),
+            SocketOption::MulticastLoop => io.multicast_loop_v6().map(u32::from),
+            SocketOption::RecvBufferSize => io.recv_buffer_size().map(saturate),
+            SocketOption::SendBufferSize => io.send_buffer_size().map(saturate),
+            // Answered above.
+            SocketOption::ReceiveDestination
+            | SocketOption::ReceiveEcn
+            | SocketOption::ReceiveOffload => Ok(0),
+        }
+        .map_err(|error| context(error, option))
+    }
+
+    fn set(&self, option: SocketOption, value: u32) -> io::Result<()> {
+        let io = self.io();
+        let v4 = self.family == Family::Inet;
+        let on = value != 0;
+        match msg::set(io, self.family, option, value) {
+            Some(result) => {
+                if option == SocketOption::ReceiveOffload && result.is_ok() {
+                    self.merged.store(on, Ordering::Relaxed);
+                }
+                result
+            }
+            None => match option {
+                SocketOption::Broadcast => io.set_broadcast(on),
+                SocketOption::ReusePort if on => set_reuse_port(io),
+                SocketOption::ReusePort => Err(invalid("reuse_port cannot be turned off")),
+                SocketOption::Ttl if v4 => io.set_ttl_v4(value),
+                SocketOption::Ttl => io.set_unicast_hops_v6(value),
+                SocketOption::OnlyV6 => io.set_only_v6(on),
+                SocketOption::MulticastTtl if v4 => io.set_multicast_ttl_v4(value),
+                SocketOption::MulticastTtl => io.set_multicast_hops_v6(value),
+                SocketOption::MulticastLoop if v4 => io.set_multicast_loop_v4(on),
+                SocketOption::MulticastLoop => io.set_multicast_loop_v6(on),
+                SocketOption::RecvBufferSize => io.set_recv_buffer_size(value as usize),
+                SocketOption::SendBufferSize => io.set_send_buffer_size(value as usize),
+                // Answered above.
+                SocketOption::ReceiveDestination
+                | SocketOption::ReceiveEcn
+                | SocketOption::ReceiveOffload => Err(unsupported(option)),
+            },
+        }
+        .map_err(|error| context(error, format_args!("{option} = {value}")))
+    }
+
+    fn membership(
+        &self,
+        change: Membership,
+        group: IpAddr,
+        interface: Interface,
+    ) -> io::Result<()> {
+        let io = self.io();
+        let doing = match change {
+            Membership::Join => "join",
+            Membership::Leave => "leave",
+        };
+        match group {
+            IpAddr::V4(group) => {
+                let interface = v4_interface(interface)?;
+                match change {
+                    Membership::Join => io.join_multicast_v4_n(&group, &interface),
+                    Membership::Leave => io.leave_multicast_v4_n(&group, &interface),
+                }
+            }
+            IpAddr::V6(group) => {
+                let index = v6_interface(interface)?;
+                match change {
+                    Membership::Join => io.join_multicast_v6(&group, index),
+                    Membership::Leave => io.leave_multicast_v6(&group, index),
+                }
+            }
+        }
+        .map_err(|error| context(error, format_args!("{doing} multicast group {group}")))
+    }
+
+    fn set_multicast_interface(&self, interface: Interface) -> io::Result<()> {
+        match self.family {
+            Family::Inet => {
+                let addr = match interface {
+                    Interface::Any => Ipv4Addr::UNSPECIFIED,
+                    Interface::Address(IpAddr::V4(addr)) => addr,
+                    // RFC 3678: an address in 0.0.0.0/8 is an index.
+                    Interface::Index(index) if index < 1 << 24 => Ipv4Addr::from(index),
+                    other => return Err(no_interface(other, "IPv4")),
+                };
+                self.io().set_multicast_if_v4(&addr)
+            }
+            _ => self.io().set_multicast_if_v6(v6_interface(interface)?),
+        }
+        .map_err(|error| context(error, format_args!("multicast interface {interface:?}")))
+    }
+
+    fn take_error(&self) -> io::Result<Option<io::Error>> {
+        self.io().take_error()
+    }
+}
+
+fn saturate(size: usize) -> u32 {
+    u32::try_from(size).unwrap_or(u32::MAX)
+}
+
+fn v4_interface(interface: Interface) -> io::Result<socket2::InterfaceIndexOrAddress> {
+    match interface {
+        Interface::Any => Ok(socket2::InterfaceIndexOrAddress::Index(0)),
+        Interface::Index(index) => Ok(socket2::InterfaceIndexOrAddress::Index(index)),
+        Interface::Address(IpAddr::V4(addr)) => {
+            Ok(socket2::InterfaceIndexOrAddress::Address(addr))
+        }
+        other => Err(no_interface(other, "IPv4")),
+    }
+}
+
+fn v6_interface(interface: Interface) -> io::Result<u32> {
+    match interface {
+        Interface::Any => Ok(0),
+        Interface::Index(index) => Ok(index),
+        other => Err(no_interface(other, "IPv6, which takes an index")),
+    }
+}
+
+fn no_interface(interface: Interface, family: &str) -> io::Error {
+    invalid(format_args!("{interface:?} names no interface for {family}"))
+}

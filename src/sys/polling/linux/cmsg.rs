@@ -1,0 +1,226 @@
+//! Control messages: what travels beside a datagram.
+#![allow(unsafe_code)]
+
+use std::mem::{size_of, MaybeUninit};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::ptr;
+
+use crate::batch::{Ecn, Meta, SendMeta};
+
+/// Room for a destination, a congestion mark and a segment size, of both IP versions.
+const SPACE: usize = 160;
+
+/// A buffer for control messages, aligned as they must be.
+#[derive(Clone, Copy)]
+#[repr(C, align(8))]
+pub(super) struct Control([MaybeUninit<u8>; SPACE]);
+
+impl Control {
+    pub(super) const EMPTY: Control = Control([MaybeUninit::uninit(); SPACE]);
+
+    /// For receiving: all of it.
+    pub(super) fn lend(&mut self, header: &mut libc::msghdr) {
+        header.msg_control = self.0.as_mut_ptr().cast();
+        header.msg_controllen = SPACE as _;
+    }
+
+    /// For sending: what `meta` says and the segment size. `v4`: the destination is IPv4.
+    pub(super) fn fill(
+        &mut self,
+        header: &mut libc::msghdr,
+        meta: &SendMeta,
+        segment_size: Option<u16>,
+        v4: bool,
+    ) {
+        self.0 = [MaybeUninit::zeroed(); SPACE];
+        self.lend(header);
+        // SAFETY: `lend` has set a buffer with room for a header, zeroed above.
+        let next = unsafe { libc::CMSG_FIRSTHDR(header) };
+        let mut writer = Writer {
+            header,
+            used: 0,
+            next,
+        };
+        if let Some(size) = segment_size {
+            writer.push(libc::SOL_UDP, libc::UDP_SEGMENT, size);
+        }
+        if let Some(ecn) = meta.ecn {
+            let bits = libc::c_int::from(ecn as u8);
+            if v4 {
+                writer.push(libc::IPPROTO_IP, libc::IP_TOS, bits);
+            } else {
+                writer.push(libc::IPPROTO_IPV6, libc::IPV6_TCLASS, bits);
+            }
+        }
+        match meta.source {
+            Some(IpAddr::V4(source)) => writer.push(
+                libc::IPPROTO_IP,
+                libc::IP_PKTINFO,
+                libc::in_pktinfo {
+                    ipi_ifindex: 0,
+                    ipi_spec_dst: libc::in_addr {
+                        s_addr: u32::from_ne_bytes(source.octets()),
+                    },
+                    ipi_addr: libc::in_addr { s_addr: 0 },
+                },
+            ),
+            Some(IpAddr::V6(source)) => writer.push(
+                libc::IPPROTO_IPV6,
+                libc::IPV6_PKTINFO,
+                libc::in6_pktinfo {
+                    ipi6_addr: libc::in6_addr {
+                        s6_addr: source.octets(),
+                    },
+                    ipi6_ifindex: 0,
+                },
+            ),
+            None => {}
+        }
+        writer.finish();
+    }
+}
+
+/// Whether there is anything to say beside the bytes.
+pub(super) fn is_needed(meta: &SendMeta, segment_size: Option<u16>) -> bool {
+    segment_size.is_some() || meta.ecn.is_some() || meta.source.is_some()
+}
+
+struct Writer<'a> {
+    header: &'a mut libc::msghdr,
+    used: usize,
+    next: *mut libc::cmsghdr,
+}
+
+impl Writer<'_> {
+    /// All values together fit: 24 + 24 + 40 bytes at most.
+    fn push<T: Copy>(&mut self, level: libc::c_int, kind: libc::c_int, value: T) {
+        // SAFETY: CMSG_SPACE and CMSG_LEN only compute.
+        let (space, len) = unsafe {
+            (
+                libc::CMSG_SPACE(size_of::<T>() as _) as usize,
+                libc::CMSG_LEN(size_of::<T>() as _),
+            )
+        };
+        if self.next.is_null() || self.used + space > SPACE {
+            debug_assert!(false, "control messages do not fit");
+            return;
+        }
+        // SAFETY: `next` points to a header in the buffer with room for the value behind it, as
+        // just checked. The value is written unaligned. The buffer behind was zeroed, which
+        // CMSG_NXTHDR looks at.
+        unsafe {
+            (*self.next).cmsg_level = level;
+            (*self.next).cmsg_type = kind;
+            (*self.next).cmsg_len = len as _;
+            ptr::write_unaligned(libc::CMSG_DATA(self.next).cast::<T>(), value);
+            self.next = libc::CMSG_NXTHDR(self.header, self.next);
+        }
+        self.used += space;
+    }
+
+    fn finish(self) {
+        self.header.msg_controllen = self.used as _;
+        if self.used == 0 {
+            self.header.msg_control = ptr::null_mut();
+        }
+    }
+}
+
+/// Reads the control messages that came with a datagram into `meta`.
+///
+/// # Safety
+/// `header` is as a successful receive has left it, and the buffers it points to are alive.
+pub(super) unsafe fn read(header: &libc::msghdr, meta: &mut Meta) {
+    // SAFETY: the kernel wrote `msg_controllen` bytes of well-formed control messages.
+    let mut next = unsafe { libc::CMSG_FIRSTHDR(header) };
+    // SAFETY: a pointer from CMSG_FIRSTHDR or CMSG_NXTHDR is null or points to a whole header.
+    while let Some(cmsg) = unsafe { next.as_ref() } {
+        // SAFETY: each value is read only if the message is long enough for its type.
+        unsafe {
+            match (cmsg.cmsg_level, cmsg.cmsg_type) {
+                (libc::SOL_UDP, libc::UDP_GRO) => {
+                    meta.segment_size = value::<libc::c_int>(cmsg)
+                        .and_then(|size| usize::try_from(size).ok())
+                        .filter(|size| *size > 0);
+                }
+                (libc::IPPROTO_IP, libc::IP_TOS) => {
+                    meta.ecn = value::<u8>(cmsg).map(Ecn::from_bits);
+                }
+                (libc::IPPROTO_IPV6, libc::IPV6_TCLASS) => {
+                    meta.ecn = value::<libc::c_int>(cmsg).map(|byte| Ecn::from_bits(byte as u8));
+                }
+                (libc::IPPROTO_IP, libc::IP_PKTINFO) => {
+                    if let Some(info) = value::<libc::in_pktinfo>(cmsg) {
+                        let addr = Ipv4Addr::from(info.ipi_addr.s_addr.to_ne_bytes());
+                        meta.destination = Some(addr.into());
+                        meta.interface = u32::try_from(info.ipi_ifindex).ok();
+                    }
+                }
+                (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => {
+                    if let Some(info) = value::<libc::in6_pktinfo>(cmsg) {
+                        meta.destination = Some(Ipv6Addr::from(info.ipi6_addr.s6_addr).into());
+                        meta.interface = Some(info.ipi6_ifindex as u32);
+                    }
+                }
+                _ => {}
+            }
+            next = libc::CMSG_NXTHDR(header, next);
+        }
+    }
+}
+
+/// # Safety
+/// `cmsg` points to a whole control message.
+unsafe fn value<T: Copy>(cmsg: &libc::cmsghdr) -> Option<T> {
+    // SAFETY: CMSG_LEN only computes.
+    let needed = unsafe { libc::CMSG_LEN(size_of::<T>() as _) } as usize;
+    if (cmsg.cmsg_len as usize) < needed {
+        return None;
+    }
+    // SAFETY: the message is long enough, and the value is read unaligned.
+    Some(unsafe { ptr::read_unaligned(libc::CMSG_DATA(cmsg).cast::<T>()) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn header() -> libc::msghdr {
+        // SAFETY: all zeros is a valid msghdr.
+        unsafe { std::mem::zeroed() }
+    }
+
+    #[test]
+    fn what_is_written_is_read_back() {
+        for (source, v4) in [("192.0.2.7", true), ("2001:db8::7", false)] {
+            let source: IpAddr = source.parse().unwrap();
+            for ecn in [None, Some(Ecn::Capable0)] {
+                for segment_size in [None, Some(1200)] {
+                    let meta = SendMeta {
+                        ecn,
+                        source: Some(source),
+                    };
+                    let mut control = Control::EMPTY;
+                    let mut header = header();
+                    control.fill(&mut header, &meta, segment_size, v4);
+                    let mut read_back = Meta::EMPTY;
+                    // SAFETY: `fill` leaves well-formed messages, as the kernel does.
+                    unsafe { read(&header, &mut read_back) };
+                    assert_eq!(read_back.ecn, ecn);
+                    if !v4 {
+                        assert_eq!(read_back.destination, Some(source));
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn nothing_to_say_is_no_control_buffer() {
+        let mut control = Control::EMPTY;
+        let mut header = header();
+        control.fill(&mut header, &SendMeta::default(), None, true);
+        assert!(header.msg_control.is_null());
+        assert!(!is_needed(&SendMeta::default(), None));
+    }
+}

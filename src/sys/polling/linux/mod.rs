@@ -1,0 +1,6 @@
+//! What only Linux has: waiting on the poller's own descriptor, batches, control messages.
+
+mod cmsg;
+pub(super) mod msg;
+mod name;
+pub(super) mod wait;

@@ -1,0 +1,512 @@
+//! Datagrams into and out of the kernel: recvmmsg, sendmmsg, GRO and GSO.
+#![allow(unsafe_code)]
+
+use std::io;
+use std::mem::{size_of, zeroed, MaybeUninit};
+use std::os::fd::{AsRawFd, RawFd};
+use std::ptr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use socket2::Socket;
+
+use super::cmsg::{self, Control};
+use super::name::{decode, encode, Name, NAME_LEN};
+use crate::address::Address;
+use crate::batch::{Item, Meta, RecvBatch, SendBatch, Slot};
+use crate::error::unsupported;
+use crate::sys::caps::{Caps, Family, SocketOption};
+
+/// Messages of one system call at most: beyond, the call's own cost no longer shows.
+const MESSAGES: usize = 32;
+
+/// Segments the kernel takes in one message (`UDP_MAX_SEGMENTS`; newer ones take more).
+const MAX_SEGMENTS: usize = 64;
+
+/// Payload of one message at most, however many segments: 65,535 less the larger IP header's and
+/// the UDP header's bytes.
+const MAX_PAYLOAD: usize = 65_535 - 40 - 8;
+
+const SEND_FLAGS: libc::c_int = libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT;
+
+/// What a socket has turned out to take; see [`send_batch`].
+pub(in crate::sys::polling) struct Offload {
+    /// 0 until asked.
+    segments: AtomicUsize,
+    /// Larger segments exceed the path's MTU, which the kernel refuses to fragment.
+    segment_size: AtomicUsize,
+}
+
+impl Offload {
+    pub(in crate::sys::polling) fn new(family: Family) -> Offload {
+        Offload {
+            segments: AtomicUsize::new(if family == Family::Unix { 1 } else { 0 }),
+            segment_size: AtomicUsize::new(usize::from(u16::MAX)),
+        }
+    }
+
+    fn max_segments(&self, fd: RawFd) -> usize {
+        match self.segments.load(Ordering::Relaxed) {
+            0 => {
+                // Fails where the kernel is too old, or the protocol is not UDP.
+                let known = get_int(fd, libc::SOL_UDP, libc::UDP_SEGMENT).is_ok();
+                let segments = if known { MAX_SEGMENTS } else { 1 };
+                self.segments.store(segments, Ordering::Relaxed);
+                segments
+            }
+            segments => segments,
+        }
+    }
+
+    /// A message of several segments was refused: no more of them, or smaller ones only. False if
+    /// the refusal had nothing to do with the segments.
+    fn refused(&self, error: &io::Error, segment_size: usize) -> bool {
+        match error.raw_os_error() {
+            // The device cannot do the checksums.
+            Some(libc::EIO) => self.segments.store(1, Ordering::Relaxed),
+            Some(libc::EINVAL | libc::EMSGSIZE) => self
+                .segment_size
+                .store(segment_size.saturating_sub(1), Ordering::Relaxed),
+            _ => return false,
+        }
+        true
+    }
+}
+
+pub(in crate::sys::polling) fn caps(socket: &Socket, family: Family, offload: &Offload) -> Caps {
+    let ip = family != Family::Unix;
+    let fd = socket.as_raw_fd();
+    Caps {
+        batches: true,
+        max_segments: offload.max_segments(fd),
+        receive_offload: ip && get_int(fd, libc::SOL_UDP, libc::UDP_GRO).is_ok(),
+        destination: ip,
+        ecn: ip,
+    }
+}
+
+/// Options that socket2 does not have. `None`: it is one of those that it has.
+pub(in crate::sys::polling) fn set(
+    socket: &Socket,
+    family: Family,
+    option: SocketOption,
+    value: u32,
+) -> Option<io::Result<()>> {
+    let fd = socket.as_raw_fd();
+    let value = libc::c_int::try_from(value).unwrap_or(libc::c_int::MAX);
+    let result = match (option, family) {
+        (
+            SocketOption::ReceiveDestination
+            | SocketOption::ReceiveEcn
+            | SocketOption::ReceiveOffload,
+            Family::Unix,
+        ) => Err(unsupported(format_args!("{option} on a Unix socket"))),
+        (SocketOption::ReceiveDestination, Family::Inet) => {
+            set_int(fd, libc::IPPROTO_IP, libc::IP_PKTINFO, value)
+        }
+        (SocketOption::ReceiveDestination, _) => {
+            set_int(fd, libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO, value)
+        }
+        (SocketOption::ReceiveEcn, Family::Inet) => {
+            set_int(fd, libc::IPPROTO_IP, libc::IP_RECVTOS, value)
+        }
+        // IPv4 datagrams on a dual-stack socket keep IPv4's message.
+        (SocketOption::ReceiveEcn, _) => {
+            set_int(fd, libc::IPPROTO_IPV6, libc::IPV6_RECVTCLASS, value)
+                .and_then(|()| set_int(fd, libc::IPPROTO_IP, libc::IP_RECVTOS, value))
+        }
+        (SocketOption::ReceiveOffload, _) => set_int(fd, libc::SOL_UDP, libc::UDP_GRO, value),
+        _ => return None,
+    };
+    Some(result)
+}
+
+/// As [`set`].
+pub(in crate::sys::polling) fn get(
+    socket: &Socket,
+    family: Family,
+    option: SocketOption,
+) -> Option<io::Result<u32>> {
+    let fd = socket.as_raw_fd();
+    let (level, name) = match (option, family) {
+        (SocketOption::ReceiveDestination, Family::Inet) => (libc::IPPROTO_IP, libc::IP_PKTINFO),
+        (SocketOption::ReceiveDestination, Family::Inet6) => {
+            (libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO)
+        }
+        (SocketOption::ReceiveEcn, Family::Inet) => (libc::IPPROTO_IP, libc::IP_RECVTOS),
+        (SocketOption::ReceiveEcn, Family::Inet6) => (libc::IPPROTO_IPV6, libc::IPV6_RECVTCLASS),
+        (SocketOption::ReceiveOffload, Family::Inet | Family::Inet6) => {
+            (libc::SOL_UDP, libc::UDP_GRO)
+        }
+        (
+            SocketOption::ReceiveDestination
+            | SocketOption::ReceiveEcn
+            | SocketOption::ReceiveOffload,
+            Family::Unix,
+        ) => return Some(Ok(0)),
+        _ => return None,
+    };
+    Some(get_int(fd, level, name).map(|value| value as u32))
+}
+
+fn set_int(fd: RawFd, level: libc::c_int, name: libc::c_int, value: libc::c_int) -> io::Result<()> {
+    // SAFETY: the value is an int, and its size is told.
+    let result = unsafe {
+        libc::setsockopt(
+            fd,
+            level,
+            name,
+            ptr::from_ref(&value).cast(),
+            size_of::<libc::c_int>() as _,
+        )
+    };
+    check(result as _).map(drop)
+}
+
+fn get_int(fd: RawFd, level: libc::c_int, name: libc::c_int) -> io::Result<libc::c_int> {
+    let mut value: libc::c_int = 0;
+    let mut len = size_of::<libc::c_int>() as libc::socklen_t;
+    // SAFETY: the value is an int, and its size is told.
+    let result =
+        unsafe { libc::getsockopt(fd, level, name, ptr::from_mut(&mut value).cast(), &mut len) };
+    check(result as _).map(|_| value)
+}
+
+fn check(result: libc::ssize_t) -> io::Result<usize> {
+    usize::try_from(result).map_err(|_| io::Error::last_os_error())
+}
+
+/// Repeats a call that a signal interrupted.
+fn retry(mut call: impl FnMut() -> libc::ssize_t) -> io::Result<usize> {
+    loop {
+        match check(call()) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            result => return result,
+        }
+    }
+}
+
+/// Says where one message goes when it is received. Unix peers could send descriptors along,
+/// which would be opened here and leaked: without a control buffer the kernel drops them.
+fn receive_into(
+    header: &mut libc::msghdr,
+    iov: &mut MaybeUninit<libc::iovec>,
+    name: &mut MaybeUninit<Name>,
+    control: Option<&mut Control>,
+    buf: &mut [u8],
+) {
+    header.msg_iov = iov.write(libc::iovec {
+        iov_base: buf.as_mut_ptr().cast(),
+        iov_len: buf.len(),
+    });
+    header.msg_iovlen = 1;
+    header.msg_name = name.as_mut_ptr().cast();
+    header.msg_namelen = NAME_LEN;
+    if let Some(control) = control {
+        control.lend(header);
+    }
+}
+
+/// # Safety
+/// `header` and `name` are as a successful receive has left them.
+unsafe fn meta_of(header: &libc::msghdr, name: &MaybeUninit<Name>, ip: bool) -> Meta {
+    // SAFETY: the kernel has written `msg_namelen` bytes of the name.
+    let mut meta = Meta::from(unsafe { decode(name, header.msg_namelen) });
+    meta.truncated = header.msg_flags & libc::MSG_TRUNC != 0;
+    if ip && header.msg_controllen > 0 {
+        // SAFETY: passed on.
+        unsafe { cmsg::read(header, &mut meta) };
+    }
+    meta
+}
+
+pub(in crate::sys::polling) fn recv(
+    socket: &Socket,
+    family: Family,
+    buf: &mut [u8],
+    peek: bool,
+) -> io::Result<(usize, Meta)> {
+    let ip = family != Family::Unix;
+    let mut iov = MaybeUninit::uninit();
+    let mut name = MaybeUninit::uninit();
+    let mut control = Control::EMPTY;
+    // SAFETY: all zeros is a valid msghdr.
+    let mut header: libc::msghdr = unsafe { zeroed() };
+    receive_into(
+        &mut header,
+        &mut iov,
+        &mut name,
+        ip.then_some(&mut control),
+        buf,
+    );
+    let flags = libc::MSG_DONTWAIT | if peek { libc::MSG_PEEK } else { 0 };
+    // SAFETY: the header points to buffers that are alive and of the sizes it tells.
+    let len = retry(|| unsafe { libc::recvmsg(socket.as_raw_fd(), &mut header, flags) })?;
+    // SAFETY: the receive succeeded.
+    let meta = unsafe { meta_of(&header, &name, ip) };
+    Ok((len, meta))
+}
+
+/// Fills at most `limit` buffers of `batch`.
+pub(in crate::sys::polling) fn recv_batch(
+    socket: &Socket,
+    family: Family,
+    batch: &mut RecvBatch,
+    limit: usize,
+    _offload: &Offload,
+) -> io::Result<usize> {
+    batch.clear();
+    let ip = family != Family::Unix;
+    let (arena, size, slots) = batch.buffers();
+    let count = slots.len().min(MESSAGES).min(limit).max(1);
+    if count == 1 {
+        let (len, meta) = recv(socket, family, &mut arena[..size], false)?;
+        slots[0] = Slot { len, meta };
+        batch.set_filled(1);
+        return Ok(1);
+    }
+    let mut headers = [const { MaybeUninit::<libc::mmsghdr>::uninit() }; MESSAGES];
+    let mut iovs = [const { MaybeUninit::<libc::iovec>::uninit() }; MESSAGES];
+    let mut names = [const { MaybeUninit::<Name>::uninit() }; MESSAGES];
+    let mut controls = [const { MaybeUninit::<Control>::uninit() }; MESSAGES];
+    let mut rest = arena;
+    for i in 0..count {
+        let (buf, behind) = rest.split_at_mut(size);
+        rest = behind;
+        // SAFETY: all zeros is a valid mmsghdr.
+        let header = headers[i].write(unsafe { zeroed() });
+        // SAFETY: a Control is an array of bytes that may be uninitialised.
+        let control = unsafe { controls[i].assume_init_mut() };
+        receive_into(
+            &mut header.msg_hdr,
+            &mut iovs[i],
+            &mut names[i],
+            ip.then_some(control),
+            buf,
+        );
+    }
+    // SAFETY: the first `count` headers are initialised and point to buffers that are alive, of
+    // the sizes they tell.
+    let filled = retry(|| unsafe {
+        libc::recvmmsg(
+            socket.as_raw_fd(),
+            headers.as_mut_ptr().cast(),
+            count as _,
+            libc::MSG_DONTWAIT as _,
+            ptr::null_mut(),
+        ) as _
+    })?;
+    for i in 0..filled {
+        // SAFETY: initialised above.
+        let header = unsafe { headers[i].assume_init_ref() };
+        slots[i] = Slot {
+            len: (header.msg_len as usize).min(size),
+            // SAFETY: the receive succeeded for this one.
+            meta: unsafe { meta_of(&header.msg_hdr, &names[i], ip) },
+        };
+    }
+    batch.set_filled(filled);
+    Ok(filled)
+}
+
+pub(in crate::sys::polling) fn send(
+    socket: &Socket,
+    data: &[u8],
+    to: Option<&Address>,
+) -> io::Result<()> {
+    let mut name = MaybeUninit::uninit();
+    let (name, len) = match to {
+        Some(to) => {
+            let len = encode(to, &mut name);
+            (name.as_ptr().cast::<libc::sockaddr>(), len)
+        }
+        None => (ptr::null(), 0),
+    };
+    // SAFETY: the buffer and the name are alive and of the sizes told.
+    retry(|| unsafe {
+        libc::sendto(
+            socket.as_raw_fd(),
+            data.as_ptr().cast(),
+            data.len(),
+            SEND_FLAGS,
+            name,
+            len,
+        )
+    })
+    .map(drop)
+}
+
+/// Sends what the kernel takes of `batch` with one call, and gives how many datagrams that were;
+/// they are not taken off. Neighbours of one size to one destination go in one message where the
+/// kernel cuts it up (GSO).
+pub(in crate::sys::polling) fn send_batch(
+    socket: &Socket,
+    family: Family,
+    batch: &SendBatch,
+    offload: &Offload,
+) -> io::Result<usize> {
+    let (items, bytes) = batch.waiting();
+    match items {
+        [] => return Ok(0),
+        [only] if !cmsg::is_needed(&only.meta, None) => {
+            return send(socket, &bytes[..only.len], only.to.as_ref()).map(|()| 1);
+        }
+        _ => {}
+    }
+    loop {
+        match send_messages(socket, family, items, bytes, offload) {
+            Err((error, segment_size)) => {
+                let single = segment_size.is_none();
+                let segment_size = segment_size.map_or(0, usize::from);
+                if single || !offload.refused(&error, segment_size) {
+                    return Err(error);
+                }
+            }
+            Ok(sent) => return Ok(sent),
+        }
+    }
+}
+
+/// An error comes with the segment size of the message that was refused, if it had several.
+fn send_messages(
+    socket: &Socket,
+    family: Family,
+    items: &[Item],
+    bytes: &[u8],
+    offload: &Offload,
+) -> Result<usize, (io::Error, Option<u16>)> {
+    let fd = socket.as_raw_fd();
+    let max_segments = match items.len() {
+        1 => 1,
+        _ => offload.max_segments(fd),
+    };
+    let max_segment_size = offload.segment_size.load(Ordering::Relaxed);
+    let mut headers = [const { MaybeUninit::<libc::mmsghdr>::uninit() }; MESSAGES];
+    let mut iovs = [const { MaybeUninit::<libc::iovec>::uninit() }; MESSAGES];
+    let mut names = [const { MaybeUninit::<Name>::uninit() }; MESSAGES];
+    let mut controls = [const { MaybeUninit::<Control>::uninit() }; MESSAGES];
+    let mut runs = [0_usize; MESSAGES];
+    let mut first_segment_size = None;
+    let mut count = 0;
+    let (mut items, mut bytes) = (items, bytes);
+    while count < MESSAGES && !items.is_empty() {
+        let run = run_length(items, max_segments, max_segment_size);
+        let (these, behind) = items.split_at(run);
+        items = behind;
+        let first = &these[0];
+        let (data, behind) = bytes.split_at(these.iter().map(|item| item.len).sum());
+        bytes = behind;
+        // SAFETY: all zeros is a valid mmsghdr.
+        let header = &mut headers[count].write(unsafe { zeroed() }).msg_hdr;
+        header.msg_iov = iovs[count].write(libc::iovec {
+            iov_base: data.as_ptr().cast_mut().cast(),
+            iov_len: data.len(),
+        });
+        header.msg_iovlen = 1;
+        if let Some(to) = &first.to {
+            header.msg_namelen = encode(to, &mut names[count]);
+            header.msg_name = names[count].as_mut_ptr().cast();
+        }
+        let segment_size = (run > 1).then_some(first.len as u16);
+        if cmsg::is_needed(&first.meta, segment_size) {
+            // SAFETY: a Control is an array of bytes that may be uninitialised.
+            let control = unsafe { controls[count].assume_init_mut() };
+            control.fill(header, &first.meta, segment_size, is_v4(first, family));
+        }
+        if count == 0 {
+            first_segment_size = segment_size;
+        }
+        runs[count] = run;
+        count += 1;
+    }
+    let sent = if count == 1 {
+        // SAFETY: the first header is initialised and points to buffers that are alive.
+        retry(|| unsafe { libc::sendmsg(fd, headers[0].as_ptr().cast(), SEND_FLAGS) }).map(|_| 1)
+    } else {
+        // SAFETY: so are the first `count`.
+        retry(|| unsafe {
+            libc::sendmmsg(
+                fd,
+                headers.as_mut_ptr().cast(),
+                count as _,
+                SEND_FLAGS as _,
+            ) as _
+        })
+    };
+    match sent {
+        Ok(messages) => Ok(runs[..messages].iter().sum()),
+        Err(error) => Err((error, first_segment_size)),
+    }
+}
+
+/// Whether the destination speaks IPv4, on a dual-stack socket too.
+fn is_v4(item: &Item, family: Family) -> bool {
+    match &item.to {
+        Some(Address::Ip(to)) => to.ip().to_canonical().is_ipv4(),
+        _ => family == Family::Inet,
+    }
+}
+
+/// How many of the first datagrams can go as one message: equal but for their bytes, all of one
+/// size but the last, which may be shorter.
+fn run_length(items: &[Item], max_segments: usize, max_segment_size: usize) -> usize {
+    let first = &items[0];
+    if max_segments == 1 || first.len == 0 || first.len > max_segment_size {
+        return 1;
+    }
+    let mut total = first.len;
+    let mut run = 1;
+    for item in items[1..].iter().take(max_segments - 1) {
+        total += item.len;
+        if item.len == 0
+            || item.len > first.len
+            || total > MAX_PAYLOAD
+            || item.to != first.to
+            || item.meta != first.meta
+        {
+            break;
+        }
+        run += 1;
+        if item.len < first.len {
+            break;
+        }
+    }
+    run
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::batch::SendMeta;
+
+    fn items(lens: &[usize]) -> Vec<Item> {
+        lens.iter()
+            .map(|len| Item {
+                len: *len,
+                to: None,
+                meta: SendMeta::default(),
+            })
+            .collect()
+    }
+
+    #[test]
+    fn runs_are_of_one_size_with_a_shorter_last() {
+        let run = |lens: &[usize]| run_length(&items(lens), 64, 65_535);
+        assert_eq!(run(&[100]), 1);
+        assert_eq!(run(&[100, 100, 100]), 3);
+        assert_eq!(run(&[100, 100, 50, 50]), 3);
+        assert_eq!(run(&[100, 101]), 1);
+        assert_eq!(run(&[100, 0]), 1, "an empty segment would vanish");
+        assert_eq!(run(&[0, 0]), 1);
+        assert_eq!(run(&[1; 100]), 64);
+        assert_eq!(run(&[30_000; 5]), 2, "no more than a datagram's payload");
+    }
+
+    #[test]
+    fn runs_have_one_destination_and_respect_what_was_refused() {
+        let mut two = items(&[100, 100]);
+        assert_eq!(run_length(&two, 64, 99), 1);
+        assert_eq!(run_length(&two, 1, 65_535), 1);
+        two[1].to = Some(Address::UNNAMED);
+        assert_eq!(run_length(&two, 64, 65_535), 1);
+    }
+}

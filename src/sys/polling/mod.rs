@@ -1,0 +1,34 @@
+//! Unix and Windows: readiness from `polling`, sockets from `socket2`; a corner of its own for
+//! Linux, where system calls are the budget.
+
+mod address;
+pub(crate) mod clock;
+mod datagram;
+mod foreign;
+mod reactor;
+mod resolve;
+mod socket;
+mod source;
+
+// The same items twice: what Linux has, and what every platform has. The hooks run the second on
+// Linux too, for the tests.
+#[cfg(all(
+    any(target_os = "linux", target_os = "android"),
+    not(any(coracle_force_portable, polling_test_poll_backend))
+))]
+#[path = "linux/mod.rs"]
+mod kernel;
+#[cfg(not(all(
+    any(target_os = "linux", target_os = "android"),
+    not(any(coracle_force_portable, polling_test_poll_backend))
+)))]
+#[path = "portable/mod.rs"]
+mod kernel;
+
+pub(crate) use self::address::path_from_bytes;
+pub(crate) use self::datagram::Datagram;
+pub(crate) use self::foreign::ForeignTimer;
+pub(crate) use self::kernel::wait::Notifier;
+pub(crate) use self::reactor::Reactor;
+pub(crate) use self::resolve::{resolve, resolve_flags};
+pub use self::socket::Socket;

@@ -1,0 +1,4 @@
+//! What every native platform has, one datagram a call.
+
+pub(super) mod msg;
+pub(super) mod wait;

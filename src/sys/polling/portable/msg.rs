@@ -1,0 +1,185 @@
+//! Datagrams into and out of the kernel through socket2.
+
+use std::io;
+use std::mem::MaybeUninit;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use socket2::{MaybeUninitSlice, MsgHdrMut, SockAddr, Socket};
+
+use crate::address::Address;
+use crate::batch::{Meta, RecvBatch, SendBatch, Slot};
+use crate::error::unsupported;
+use crate::sys::caps::{Caps, Family, SocketOption};
+use crate::sys::polling::address::{from_sock_addr, to_sock_addr};
+
+/// Nothing is offloaded here.
+pub(in crate::sys::polling) struct Offload {
+    /// An error that came behind the datagrams of a batch: the next batch's.
+    behind: Mutex<Option<io::Error>>,
+}
+
+impl Offload {
+    pub(in crate::sys::polling) fn new(_family: Family) -> Offload {
+        Offload {
+            behind: Mutex::new(None),
+        }
+    }
+
+    fn behind(&self) -> MutexGuard<'_, Option<io::Error>> {
+        self.behind.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+pub(in crate::sys::polling) fn caps(_: &Socket, _: Family, _: &Offload) -> Caps {
+    Caps {
+        max_segments: 1,
+        ..Caps::default()
+    }
+}
+
+/// Options that socket2 does not have. `None`: it is one of those that it has.
+pub(in crate::sys::polling) fn set(
+    _socket: &Socket,
+    _family: Family,
+    option: SocketOption,
+    _value: u32,
+) -> Option<io::Result<()>> {
+    match option {
+        SocketOption::ReceiveDestination
+        | SocketOption::ReceiveEcn
+        | SocketOption::ReceiveOffload => Some(Err(unsupported(option))),
+        _ => None,
+    }
+}
+
+/// As [`set`].
+pub(in crate::sys::polling) fn get(
+    _socket: &Socket,
+    _family: Family,
+    option: SocketOption,
+) -> Option<io::Result<u32>> {
+    match option {
+        SocketOption::ReceiveDestination
+        | SocketOption::ReceiveEcn
+        | SocketOption::ReceiveOffload => Some(Ok(0)),
+        _ => None,
+    }
+}
+
+/// Repeats a call that a signal interrupted.
+fn retry<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    loop {
+        match call() {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            result => return result,
+        }
+    }
+}
+
+#[allow(unsafe_code)]
+fn as_uninit(buf: &mut [u8]) -> &mut [MaybeUninit<u8>] {
+    // SAFETY: the layouts are the same, and socket2 promises to write only initialised bytes into
+    // the buffers it is lent.
+    unsafe { &mut *(std::ptr::from_mut(buf) as *mut [MaybeUninit<u8>]) }
+}
+
+pub(in crate::sys::polling) fn recv(
+    socket: &Socket,
+    _family: Family,
+    buf: &mut [u8],
+    peek: bool,
+) -> io::Result<(usize, Meta)> {
+    if peek {
+        let (len, from) = retry(|| socket.peek_from(as_uninit(buf)))?;
+        return Ok((len, Meta::from(source(&from))));
+    }
+    let mut from = empty_name();
+    let (len, truncated) = retry(|| {
+        let mut bufs = [MaybeUninitSlice::new(as_uninit(buf))];
+        let mut message = MsgHdrMut::new().with_addr(&mut from).with_buffers(&mut bufs);
+        let len = socket.recvmsg(&mut message, 0)?;
+        Ok((len, message.flags().is_truncated()))
+    })?;
+    let mut meta = Meta::from(source(&from));
+    meta.truncated = truncated;
+    Ok((len, meta))
+}
+
+fn empty_name() -> SockAddr {
+    SockAddr::from(std::net::SocketAddr::from(([0, 0, 0, 0], 0)))
+}
+
+/// A peer without a name comes in a form of its own on some platforms.
+fn source(from: &SockAddr) -> Address {
+    from_sock_addr(from).unwrap_or(Address::UNNAMED)
+}
+
+pub(in crate::sys::polling) fn recv_batch(
+    socket: &Socket,
+    family: Family,
+    batch: &mut RecvBatch,
+    limit: usize,
+    offload: &Offload,
+) -> io::Result<usize> {
+    batch.clear();
+    if let Some(error) = offload.behind().take() {
+        return Err(error);
+    }
+    let (arena, size, slots) = batch.buffers();
+    let mut filled = 0;
+    for (buf, slot) in arena.chunks_mut(size.max(1)).zip(slots).take(limit.max(1)) {
+        match recv(socket, family, buf, false) {
+            Ok((len, meta)) => *slot = Slot { len, meta },
+            Err(error) if filled > 0 => {
+                if error.kind() != io::ErrorKind::WouldBlock {
+                    *offload.behind() = Some(error);
+                }
+                break;
+            }
+            Err(error) => return Err(error),
+        }
+        filled += 1;
+    }
+    batch.set_filled(filled);
+    Ok(filled)
+}
+
+pub(in crate::sys::polling) fn send(
+    socket: &Socket,
+    data: &[u8],
+    to: Option<&Address>,
+) -> io::Result<()> {
+    match to {
+        Some(to) => {
+            let to = to_sock_addr(to)?;
+            retry(|| socket.send_to(data, &to)).map(drop)
+        }
+        None => retry(|| socket.send(data)).map(drop),
+    }
+}
+
+/// Sends what the kernel takes of `batch` and gives how many datagrams that were; they are not
+/// taken off.
+pub(in crate::sys::polling) fn send_batch(
+    socket: &Socket,
+    _family: Family,
+    batch: &SendBatch,
+    _offload: &Offload,
+) -> io::Result<usize> {
+    let (items, mut bytes) = batch.waiting();
+    for (sent, item) in items.iter().enumerate() {
+        let (data, rest) = bytes.split_at(item.len);
+        bytes = rest;
+        let result = match item.meta {
+            crate::batch::SendMeta { ecn: Some(_), .. } => Err(unsupported("ecn")),
+            crate::batch::SendMeta { source: Some(_), .. } => Err(unsupported("source")),
+            _ => send(socket, data, item.to.as_ref()),
+        };
+        match result {
+            Ok(()) => {}
+            Err(_) if sent > 0 => return Ok(sent),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(items.len())
+}

@@ -1,0 +1,75 @@
+//! Waiting through the `Poller`.
+
+use std::io;
+use std::num::NonZeroUsize;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use polling::{Events, Poller};
+
+use crate::sys::polling::reactor::Registry;
+use crate::sys::polling::source::Ready;
+use crate::sys::NotifierOps;
+
+/// Events taken by one wait.
+const EVENTS: NonZeroUsize = NonZeroUsize::new(256).unwrap();
+
+/// The `Poller` brings its own.
+pub(in crate::sys::polling) struct Wake;
+
+impl Wake {
+    pub(in crate::sys::polling) fn new(_poller: &Poller) -> io::Result<Wake> {
+        Ok(Wake)
+    }
+
+    pub(in crate::sys::polling) fn notifier(&self, registry: &Arc<Registry>) -> Notifier {
+        Notifier(Arc::downgrade(registry))
+    }
+}
+
+/// Ends the reactor's wait.
+#[derive(Clone)]
+pub(crate) struct Notifier(Weak<Registry>);
+
+impl NotifierOps for Notifier {
+    fn notify(&self) {
+        if let Some(registry) = self.0.upgrade() {
+            // Fails only if the descriptor is gone, and then nobody waits on it.
+            let _ = registry.poller().notify();
+        }
+    }
+}
+
+/// The wait and what came of it.
+pub(in crate::sys::polling) struct Wait {
+    events: Events,
+}
+
+impl Wait {
+    pub(in crate::sys::polling) fn new() -> Wait {
+        Wait {
+            events: Events::with_capacity(EVENTS),
+        }
+    }
+
+    /// Waits for an event, a notification, or the time to pass. A signal ends it early.
+    pub(in crate::sys::polling) fn wait(
+        &mut self,
+        poller: &Poller,
+        timeout: Option<Duration>,
+    ) -> io::Result<()> {
+        self.events.clear();
+        match poller.wait(&mut self.events, timeout) {
+            Err(error) if error.kind() != io::ErrorKind::Interrupted => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    pub(in crate::sys::polling) fn events(&self) -> impl Iterator<Item = Ready> + '_ {
+        self.events.iter().map(|event| Ready {
+            key: event.key,
+            readable: event.readable,
+            writable: event.writable,
+        })
+    }
+}

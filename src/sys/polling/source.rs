@@ -1,0 +1,316 @@
+//! One socket with its readiness and whoever waits for it, on coracle's reactor or async-io's.
+//!
+//! Level mode, read interest only. Writable is armed when a send would block and disarmed with
+//! the event. A readable event that finds nobody waiting disarms reading until somebody does,
+//! else an unread socket would spin the loop. Because the kernel repeats what is still true, a
+//! readiness that is cleared at the wrong moment costs a wake-up, never a hang.
+
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{ready, Context, Poll, Waker};
+
+use polling::{Event, PollMode, Poller};
+
+use super::foreign::Foreign;
+use super::reactor::Registry;
+use crate::wake::WakerSlots;
+
+/// Which way the bytes go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Direction {
+    Read,
+    Write,
+}
+
+/// What the kernel reported of one socket.
+pub(super) struct Ready {
+    pub(super) key: usize,
+    pub(super) readable: bool,
+    pub(super) writable: bool,
+}
+
+/// What is known of a socket's readiness; shared with the reactor that watches it.
+#[derive(Default)]
+pub(super) struct Readiness {
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    read: Side,
+    write: Side,
+    /// A poller knows the socket.
+    registered: bool,
+}
+
+struct Side {
+    /// Reported, or never tried, and not yet found to be over.
+    ready: bool,
+    /// The poller watches this direction.
+    armed: bool,
+    wakers: WakerSlots,
+}
+
+impl Default for Side {
+    fn default() -> Side {
+        Side {
+            ready: true,
+            armed: false,
+            wakers: WakerSlots::new(),
+        }
+    }
+}
+
+impl State {
+    fn side(&mut self, direction: Direction) -> &mut Side {
+        match direction {
+            Direction::Read => &mut self.read,
+            Direction::Write => &mut self.write,
+        }
+    }
+
+    fn event(&self, key: usize) -> Event {
+        Event::new(key, self.read.armed, self.write.armed)
+    }
+}
+
+impl Readiness {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes in what the kernel reported, and disarms what nobody waits for.
+    pub(super) fn report(
+        &self,
+        poller: &Poller,
+        io: &socket2::Socket,
+        key: usize,
+        readable: bool,
+        writable: bool,
+        wakers: &mut Vec<Waker>,
+    ) {
+        let mut state = self.lock();
+        let before = (state.read.armed, state.write.armed);
+        if readable {
+            state.read.ready = true;
+            state.read.armed &= !state.read.wakers.is_empty();
+            state.read.wakers.take(wakers);
+        }
+        if writable {
+            state.write.ready = true;
+            state.write.armed = false;
+            state.write.wakers.take(wakers);
+        }
+        let after = (state.read.armed, state.write.armed);
+        if after != before && state.registered {
+            // Errors and hang-ups are reported in level mode even if nothing is armed, for ever;
+            // in one-shot mode once.
+            let mode = match after {
+                (false, false) => PollMode::Oneshot,
+                _ => PollMode::Level,
+            };
+            // A failure leaves it armed: more wake-ups, none lost.
+            let _ = poller.modify_with_mode(io, state.event(key), mode);
+        }
+    }
+
+    /// Somebody else's reactor saw an event.
+    pub(super) fn wake(&self, direction: Direction) {
+        let mut wakers = Vec::new();
+        self.lock().side(direction).wakers.take(&mut wakers);
+        wakers.into_iter().for_each(Waker::wake);
+    }
+
+    /// No reactor watches it any longer; true if one did. Those who wait are left to wait, or
+    /// handed over to be woken.
+    pub(super) fn unregister(&self, wakers: Option<&mut Vec<Waker>>) -> bool {
+        let mut state = self.lock();
+        state.read.armed = false;
+        state.write.armed = false;
+        if let Some(wakers) = wakers {
+            state.read.wakers.take(wakers);
+            state.write.wakers.take(wakers);
+        }
+        std::mem::take(&mut state.registered)
+    }
+}
+
+/// A socket and who watches it for us.
+pub(super) struct Source {
+    attachment: Mutex<Attachment>,
+    readiness: Arc<Readiness>,
+    io: Arc<socket2::Socket>,
+}
+
+/// Decided when somebody first waits.
+enum Attachment {
+    None,
+    Reactor(Arc<Registry>, usize),
+    Foreign(Foreign),
+}
+
+impl Source {
+    /// Takes a socket that is non-blocking already.
+    pub(super) fn new(io: socket2::Socket) -> Source {
+        Source {
+            attachment: Mutex::new(Attachment::None),
+            readiness: Arc::default(),
+            io: Arc::new(io),
+        }
+    }
+
+    pub(super) fn io(&self) -> &socket2::Socket {
+        &self.io
+    }
+
+    /// Takes the socket back, off every reactor.
+    pub(super) fn into_io(mut self) -> io::Result<socket2::Socket> {
+        self.detach();
+        let io = self.io.clone();
+        drop(self);
+        Arc::try_unwrap(io).or_else(|shared| shared.try_clone())
+    }
+
+    fn detach(&mut self) {
+        let attachment = self
+            .attachment
+            .get_mut()
+            .unwrap_or_else(PoisonError::into_inner);
+        if let Attachment::Reactor(registry, key) =
+            std::mem::replace(attachment, Attachment::None)
+        {
+            registry.remove(key);
+        }
+    }
+
+    /// Does `operation` as soon as it does not say `WouldBlock`. It is not tried before readiness
+    /// was reported, but for the first time.
+    pub(super) fn poll_io<T>(
+        &self,
+        direction: Direction,
+        cx: &mut Context<'_>,
+        mut operation: impl FnMut() -> io::Result<T>,
+    ) -> Poll<io::Result<T>> {
+        loop {
+            ready!(self.poll_ready(direction, cx))?;
+            match operation() {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.clear_ready(direction);
+                }
+                result => return Poll::Ready(result),
+            }
+        }
+    }
+
+    /// Ready if readiness was reported and not cleared since; waits for it otherwise.
+    pub(super) fn poll_ready(
+        &self,
+        direction: Direction,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<()>> {
+        {
+            let mut state = self.readiness.lock();
+            let side = state.side(direction);
+            if side.ready {
+                return Poll::Ready(Ok(()));
+            }
+            if side.armed {
+                side.wakers.register(cx.waker());
+                return Poll::Pending;
+            }
+        }
+        self.poll_armed(direction, cx)
+    }
+
+    /// Readiness is over: the next who wants it waits.
+    pub(super) fn clear_ready(&self, direction: Direction) {
+        self.readiness.lock().side(direction).ready = false;
+    }
+
+    /// Attaches to a reactor if need be, and has it watch this direction.
+    fn poll_armed(&self, direction: Direction, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut attachment = self
+            .attachment
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        loop {
+            match &*attachment {
+                Attachment::None => {
+                    *attachment = match self.attach() {
+                        Ok(attachment) => attachment,
+                        Err(error) => return Poll::Ready(Err(error)),
+                    };
+                }
+                Attachment::Reactor(registry, key) => {
+                    match self.arm(registry, *key, direction, cx) {
+                        Ok(true) => return Poll::Pending,
+                        // That runtime has ended: find another.
+                        Ok(false) => *attachment = Attachment::None,
+                        Err(error) => return Poll::Ready(Err(error)),
+                    }
+                }
+                Attachment::Foreign(foreign) => {
+                    // First the waker, then the question: an event in between is not lost.
+                    let mut state = self.readiness.lock();
+                    state.side(direction).wakers.register(cx.waker());
+                    drop(state);
+                    let poll = foreign.poll_ready(direction);
+                    if let Poll::Ready(Ok(())) = poll {
+                        self.readiness.lock().side(direction).ready = true;
+                    }
+                    return poll;
+                }
+            }
+        }
+    }
+
+    fn attach(&self) -> io::Result<Attachment> {
+        if let Some(registry) = Registry::current() {
+            if let Some(key) = registry.insert(&self.io, &self.readiness) {
+                let event = Event::none(key);
+                // Registered with nothing armed, so that arming is always the same call.
+                if let Err(error) = registry.add(&self.io, event) {
+                    registry.remove(key);
+                    return Err(error);
+                }
+                self.readiness.lock().registered = true;
+                return Ok(Attachment::Reactor(registry, key));
+            }
+        }
+        Foreign::new(&self.io, &self.readiness).map(Attachment::Foreign)
+    }
+
+    /// False if the reactor no longer watches the socket.
+    fn arm(
+        &self,
+        registry: &Registry,
+        key: usize,
+        direction: Direction,
+        cx: &mut Context<'_>,
+    ) -> io::Result<bool> {
+        let mut state = self.readiness.lock();
+        if !state.registered {
+            return Ok(false);
+        }
+        let side = state.side(direction);
+        side.wakers.register(cx.waker());
+        if !side.armed {
+            side.armed = true;
+            let event = state.event(key);
+            let result = registry
+                .poller()
+                .modify_with_mode(&*self.io, event, PollMode::Level);
+            if let Err(error) = result {
+                state.side(direction).armed = false;
+                return Err(error);
+            }
+        }
+        Ok(true)
+    }
+}
+
+impl Drop for Source {
+    fn drop(&mut self) {
+        self.detach();
+    }
+}
