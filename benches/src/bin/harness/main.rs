@@ -1,0 +1,93 @@
+//! Measures coracle next to its peers: see the README of this directory.
+
+mod build;
+mod client;
+mod cpu;
+mod micro;
+mod options;
+mod server;
+mod size;
+mod strace;
+mod table;
+mod udp;
+
+use std::env;
+use std::fs;
+use std::io;
+use std::process::{Command, ExitCode};
+use std::thread;
+
+use options::{invalid, Options, USAGE};
+
+const COMMANDS: [&str; 7] = [
+    "size",
+    "syscalls",
+    "udp-ping-pong",
+    "udp-flood",
+    "udp-flood-gso",
+    "micro",
+    "memory",
+];
+
+fn main() -> ExitCode {
+    let options = match Options::parse(env::args().skip(1)) {
+        Ok(options) => options,
+        Err(error) => {
+            eprintln!("harness: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let commands: Vec<&str> = match options.command.as_str() {
+        "help" | "--help" | "-h" => {
+            print!("{USAGE}");
+            return ExitCode::SUCCESS;
+        }
+        "all" => COMMANDS.to_vec(),
+        one => vec![one],
+    };
+    println!("{}\n", machine());
+    let mut code = ExitCode::SUCCESS;
+    for command in commands {
+        let mut options = options.clone();
+        options.command = command.to_owned();
+        match run(&options) {
+            Ok(table) => println!("{table}"),
+            // The other commands can still tell something.
+            Err(error) => {
+                eprintln!("harness: {command}: {error}");
+                code = ExitCode::FAILURE;
+            }
+        }
+    }
+    code
+}
+
+fn run(options: &Options) -> io::Result<String> {
+    match options.command.as_str() {
+        "udp-ping-pong" => udp::ping_pong(options),
+        "udp-flood" => udp::flood(options, false),
+        "udp-flood-gso" => udp::flood(options, true),
+        "syscalls" => strace::syscalls(options),
+        "micro" => micro::micro(options),
+        "size" => size::size(options),
+        "memory" => udp::memory(options),
+        other => Err(invalid(format!("unknown command {other}\n\n{USAGE}"))),
+    }
+}
+
+/// Where the figures come from, without which they say little.
+fn machine() -> String {
+    let cpu = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model = cpu
+        .lines()
+        .find_map(|line| line.strip_prefix("model name")?.split_once(':'))
+        .map_or("unknown processor", |(_, model)| model.trim());
+    let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let compiler = Command::new("rustc")
+        .arg("--version")
+        .output()
+        .map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned())
+        .unwrap_or_default();
+    let cpus = thread::available_parallelism().map_or(0, |count| count.get());
+    format!("{cpus} × {model}, Linux {}, {compiler}", kernel.trim())
+}

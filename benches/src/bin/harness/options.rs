@@ -1,0 +1,159 @@
+//! The command line.
+
+use std::fmt;
+use std::io;
+use std::str::FromStr;
+use std::time::Duration;
+
+pub const USAGE: &str = "\
+usage: harness COMMAND [OPTION...]
+
+commands
+  udp-ping-pong    one datagram at a time: round trips, latency, CPU time of the server
+  udp-flood        a window of datagrams: echoes per second, and per CPU second of the server
+  udp-flood-gso    the same from a client that sends with GSO and receives with GRO
+  syscalls         system calls per echoed datagram, counted by strace
+  micro            tasks, yields, timers, wake-ups across threads
+  size             bytes of the servers, crates they depend on
+  memory           resident memory of the servers, idle and after a flood
+  all              all of the above
+
+options
+  --rounds N          rounds, each of which measures every server once     [5]
+  --seconds S         duration of one measurement                          [1]
+  --only NAME,NAME    only these servers, or runtimes
+  --server NAME=CMD   one more server, or another for a name: a program and its arguments,
+                      to which the address is added
+  --base NAME         what the others are compared with                    [coracle]
+  --pin WHERE         split: server and client on one CPU each; same: both on one;
+                      none: as the scheduler likes   [split; ping-pong: split, then same]
+  --size BYTES        payload of a datagram                                [64]
+  --window N          datagrams under way in a flood   [256, and 64 if they are large]
+  --sockets N         client sockets the window is spread over             [1]
+  --segments N        datagrams in one GSO send                            [32]
+  --exchanges N       exchanges under strace                               [2000]
+";
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Pin {
+    Split,
+    Same,
+    None,
+}
+
+impl fmt::Display for Pin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Pin::Split => "Server and client on one CPU each",
+            Pin::Same => "Server and client on the same CPU",
+            Pin::None => "Server and client where the scheduler puts them",
+        })
+    }
+}
+
+#[derive(Clone)]
+pub struct Options {
+    pub command: String,
+    pub rounds: usize,
+    pub duration: Duration,
+    pub only: Option<Vec<String>>,
+    pub servers: Vec<(String, Vec<String>)>,
+    pub base: String,
+    pub pin: Option<Pin>,
+    pub size: usize,
+    window: Option<usize>,
+    pub sockets: usize,
+    pub segments: usize,
+    pub exchanges: u32,
+}
+
+impl Options {
+    pub fn parse(mut arguments: impl Iterator<Item = String>) -> io::Result<Self> {
+        let mut options = Self {
+            command: arguments.next().unwrap_or_else(|| "help".to_owned()),
+            rounds: 5,
+            duration: Duration::from_secs(1),
+            only: None,
+            servers: Vec::new(),
+            base: "coracle".to_owned(),
+            pin: None,
+            size: 64,
+            window: None,
+            sockets: 1,
+            segments: 32,
+            exchanges: 2000,
+        };
+        while let Some(name) = arguments.next() {
+            let value = arguments
+                .next()
+                .ok_or_else(|| invalid(format!("{name} needs a value")))?;
+            match name.as_str() {
+                "--rounds" => options.rounds = at_least_one(&name, &value)?,
+                "--seconds" => {
+                    options.duration = Duration::try_from_secs_f64(number(&name, &value)?)
+                        .map_err(|error| invalid(format!("{name} {value}: {error}")))?;
+                }
+                "--only" => {
+                    options.only = Some(value.split(',').map(str::to_owned).collect());
+                }
+                "--server" => {
+                    let (server, command) = value
+                        .split_once('=')
+                        .ok_or_else(|| invalid(format!("{name} wants NAME=CMD, not {value}")))?;
+                    let command = command.split_whitespace().map(str::to_owned).collect();
+                    options.servers.push((server.to_owned(), command));
+                }
+                "--base" => options.base = value,
+                "--pin" => {
+                    options.pin = Some(match value.as_str() {
+                        "split" => Pin::Split,
+                        "same" => Pin::Same,
+                        "none" => Pin::None,
+                        _ => return Err(invalid(format!("--pin {value}: split, same or none"))),
+                    })
+                }
+                "--size" => options.size = number(&name, &value)?,
+                "--window" => options.window = Some(at_least_one(&name, &value)?),
+                "--sockets" => options.sockets = at_least_one(&name, &value)?,
+                "--segments" => options.segments = at_least_one(&name, &value)?,
+                "--exchanges" => options.exchanges = number(&name, &value)?,
+                _ => return Err(invalid(format!("unknown option {name}\n\n{USAGE}"))),
+            }
+        }
+        if !(8..=65_507).contains(&options.size) {
+            return Err(invalid("--size: from 8 to 65507 bytes".to_owned()));
+        }
+        Ok(options)
+    }
+
+    /// A window that a receive buffer of the usual size holds: the kernel accounts for
+    /// far more than the payload.
+    pub fn window(&self) -> usize {
+        let fits = if self.size <= 256 { 256 } else { 64 };
+        self.window.unwrap_or(fits)
+    }
+
+    pub fn wants(&self, name: &str) -> bool {
+        match &self.only {
+            Some(names) => names.iter().any(|wanted| wanted == name),
+            None => true,
+        }
+    }
+}
+
+pub fn invalid(message: String) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, message)
+}
+
+fn number<T: FromStr>(name: &str, value: &str) -> io::Result<T> {
+    value
+        .parse()
+        .map_err(|_| invalid(format!("{name} {value}: not a number")))
+}
+
+fn at_least_one(name: &str, value: &str) -> io::Result<usize> {
+    match number(name, value)? {
+        0 => Err(invalid(format!("{name}: at least 1"))),
+        n => Ok(n),
+    }
+}

@@ -1,0 +1,22 @@
+//! An echo server on tokio's current-thread runtime, with its I/O driver and nothing else.
+
+use std::io;
+
+use coracle_benches::{contract, BUFFER};
+use tokio::net::UdpSocket;
+
+fn main() -> io::Result<()> {
+    let socket = contract::bind()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_io()
+        .build()?;
+    runtime.block_on(async {
+        let socket = UdpSocket::from_std(socket)?;
+        contract::announce(socket.local_addr()?)?;
+        let mut buffer = vec![0; BUFFER];
+        loop {
+            let (len, peer) = socket.recv_from(&mut buffer).await?;
+            socket.send_to(&buffer[..len], peer).await?;
+        }
+    })
+}
