@@ -9,7 +9,7 @@ use crate::endpoint::transport::{DatagramTransport, Shared, Socket};
 use crate::error::invalid;
 use crate::net::{self, resolve_target, Query, ResolveFlags, Target};
 use crate::runtime::{context, task};
-use crate::sys::caps::{DatagramConfig, Family, SocketOption};
+use crate::sys::caps::{DatagramConfig, Family};
 use crate::sys::{Datagram, DatagramOps};
 
 /// What a datagram endpoint is to be: the arguments of
@@ -246,10 +246,8 @@ impl DatagramOptions {
             connect: candidate.remote.filter(|_| !self.allow_broadcast),
         })
         .await?;
-        if candidate.family != Family::Unix {
-            // The driver takes merged datagrams apart. Where the system cannot merge, it does not.
-            let _ = datagram.set(SocketOption::ReceiveOffload, 1);
-        }
+        // The driver takes merged datagrams apart.
+        datagram.allow_merging();
         Ok(datagram)
     }
 }

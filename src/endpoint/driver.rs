@@ -6,7 +6,7 @@ use std::io;
 use std::pin::Pin;
 use std::sync::atomic::Ordering;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use crate::batch::Lent;
@@ -42,7 +42,12 @@ pub struct DatagramDriver<P: DatagramProtocol> {
     transport: DatagramTransport,
     socket: Option<Socket>,
     cell: Arc<Cell<P>>,
+    waker: Option<Waker>,
     made: bool,
+    /// What the shared state said when it was looked at last; `attention` calls for another look.
+    phase: Phase,
+    reading: bool,
+    queued: bool,
     /// In a callback: if it is left by a panic, the driver is dropped like this.
     calling: bool,
     /// Received, but not delivered since the protocol has paused reading.
@@ -69,7 +74,11 @@ impl<P: DatagramProtocol> DatagramDriver<P> {
             transport,
             socket: Some(socket),
             cell,
+            waker: None,
             made: false,
+            phase: Phase::Open,
+            reading: true,
+            queued: false,
             calling: false,
             held: None,
             backoff: Backoff::new(),
@@ -99,36 +108,40 @@ impl<P: DatagramProtocol> DatagramDriver<P> {
             self.call(|protocol, transport| protocol.connection_made(transport));
             self.transport.shared.set_made();
         }
-        if self.transport.shared.attention.load(Ordering::Relaxed) {
+        if self.wants_attention() {
             self.call(|protocol, transport| {
                 attend(protocol, transport);
             });
+            self.look();
         }
-        let (phase, reading) = {
-            let state = self.transport.shared.lock();
-            (state.phase, state.reading)
+        let sending = match self.queued {
+            true => self.poll_send(cx),
+            false => Poll::Pending,
         };
-        let sending = self.poll_send(cx);
-        let receiving = match phase {
-            Phase::Open if reading => self.poll_receive(cx),
+        let receiving = match self.phase {
+            Phase::Open if self.reading => self.poll_receive(cx),
             Phase::Open => Poll::Pending,
-            Phase::Closing if self.has_unfinished() => Poll::Pending,
+            Phase::Closing if self.queued || self.wants_attention() => Poll::Pending,
             Phase::Closing | Phase::Aborted | Phase::Lost => {
                 self.lose();
                 return Round::Lost;
             }
         };
-        let attention = self.transport.shared.attention.load(Ordering::Relaxed);
-        match sending.is_ready() || receiving.is_ready() || attention {
+        match sending.is_ready() || receiving.is_ready() || self.wants_attention() {
             true => Round::Progress,
             false => Round::Waiting,
         }
     }
 
-    /// Whether there is something to send or to tell before the last callback.
-    fn has_unfinished(&self) -> bool {
+    fn look(&mut self) {
         let state = self.transport.shared.lock();
-        !(state.queue.is_empty() && state.errors.is_empty())
+        self.phase = state.phase;
+        self.reading = state.reading;
+        self.queued = !state.queue.is_empty();
+    }
+
+    fn wants_attention(&self) -> bool {
+        self.transport.shared.attention.load(Ordering::Acquire)
     }
 
     /// Sends what is queued; ready if that changed anything.
@@ -138,7 +151,7 @@ impl<P: DatagramProtocol> DatagramDriver<P> {
             return Poll::Pending;
         };
         let mut state = shared.lock();
-        if state.queue.is_empty() || state.phase == Phase::Aborted {
+        if state.phase == Phase::Aborted {
             return Poll::Pending;
         }
         let mut changed = Poll::Pending;
@@ -175,6 +188,7 @@ impl<P: DatagramProtocol> DatagramDriver<P> {
         if changed.is_ready() {
             shared.settle(&mut state);
         }
+        self.queued = !state.queue.is_empty();
         changed
     }
 
@@ -223,6 +237,7 @@ impl<P: DatagramProtocol> DatagramDriver<P> {
         };
         let mut delivered = from;
         let mut wants_more = true;
+        let mut attended = false;
         self.call(|protocol, transport| {
             for (data, meta) in batch.iter().skip(from) {
                 if !wants_more {
@@ -234,11 +249,15 @@ impl<P: DatagramProtocol> DatagramDriver<P> {
                 } else {
                     protocol.datagram_received(transport, data, &meta.from);
                 }
-                if transport.shared.attention.load(Ordering::Relaxed) {
+                if transport.shared.attention.load(Ordering::Acquire) {
                     wants_more = attend(protocol, transport);
+                    attended = true;
                 }
             }
         });
+        if attended {
+            self.look();
+        }
         if !wants_more && delivered < batch.len() {
             self.held = Some((lent, delivered));
         }
@@ -247,6 +266,7 @@ impl<P: DatagramProtocol> DatagramDriver<P> {
     /// The last callback, and the end of the socket.
     fn lose(&mut self) {
         self.call(|protocol, transport| protocol.connection_lost(transport, None));
+        self.phase = Phase::Lost;
         self.socket = None;
         self.held = None;
         self.transport.shared.lose(Ok(()));
@@ -267,7 +287,8 @@ fn too_large(len: usize, meta: &crate::batch::Meta) -> io::Error {
 /// datagrams.
 fn attend<P: DatagramProtocol>(protocol: &mut P, transport: &DatagramTransport) -> bool {
     let shared = &transport.shared;
-    shared.attention.store(false, Ordering::Relaxed);
+    // Cleared before the look: what changes behind it sets it again.
+    shared.attention.swap(false, Ordering::AcqRel);
     loop {
         let mut state = shared.lock();
         if matches!(state.phase, Phase::Aborted | Phase::Lost) {
@@ -293,15 +314,12 @@ impl<P: DatagramProtocol> Future for DatagramDriver<P> {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        {
-            let mut state = self.transport.shared.lock();
-            if state.phase == Phase::Lost {
-                return Poll::Ready(());
-            }
-            match &mut state.driver {
-                Some(driver) => driver.clone_from(cx.waker()),
-                none => *none = Some(cx.waker().clone()),
-            }
+        if self.phase == Phase::Lost {
+            return Poll::Ready(());
+        }
+        if !self.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+            self.waker = Some(cx.waker().clone());
+            self.transport.shared.lock().driver = Some(cx.waker().clone());
         }
         for _ in 0..ROUNDS {
             match self.round(cx) {

@@ -49,6 +49,9 @@ pub(super) struct Shared {
     pub(super) writable_is_exact: bool,
     /// Something in the state is for the driver to look at, between two callbacks at the latest.
     pub(super) attention: AtomicBool,
+    /// Callbacks are running: what they send goes out together when they are done. Cleared, and
+    /// read by those who send, under the lock.
+    corked: AtomicBool,
     state: Mutex<State>,
 }
 
@@ -98,8 +101,6 @@ pub(super) struct State {
     pub(super) flow: Flow,
     /// For the protocol, in order.
     pub(super) errors: VecDeque<io::Error>,
-    /// Callbacks are running: what they send goes out together when they are done.
-    corked: bool,
     pub(super) reading: bool,
     /// Datagrams and errors that reached nobody.
     dropped: u64,
@@ -120,6 +121,7 @@ impl Shared {
             family: socket.inner().family(),
             writable_is_exact: socket.inner().writable_is_exact(),
             attention: AtomicBool::new(false),
+            corked: AtomicBool::new(false),
             state: Mutex::new(State {
                 phase: Phase::Open,
                 made: false,
@@ -127,7 +129,6 @@ impl Shared {
                 queue: SendBatch::new(),
                 flow: Flow::default(),
                 errors: VecDeque::new(),
-                corked: false,
                 reading: true,
                 dropped: 0,
                 driver: None,
@@ -144,8 +145,8 @@ impl Shared {
 
     /// Has the driver look at the state, now or after the callback that is running.
     fn call_driver(&self, state: &mut State) {
-        self.attention.store(true, Ordering::Relaxed);
-        if !state.corked {
+        self.attention.store(true, Ordering::Release);
+        if !self.is_corked() {
             if let Some(driver) = &state.driver {
                 driver.wake_by_ref();
             }
@@ -161,13 +162,17 @@ impl Shared {
 
     /// From here to `uncork`, what is sent is queued.
     pub(super) fn cork(&self) {
-        self.lock().corked = true;
+        self.corked.store(true, Ordering::Release);
+    }
+
+    fn is_corked(&self) -> bool {
+        self.corked.load(Ordering::Acquire)
     }
 
     /// Sends what callbacks have queued.
     pub(super) fn uncork(&self) {
         let mut state = self.lock();
-        state.corked = false;
+        self.corked.store(false, Ordering::Release);
         if !state.queue.is_empty() {
             self.send_queued(&mut state);
         }
@@ -281,12 +286,12 @@ impl Shared {
             state.dropped += 1;
             return Err(closed("the datagram endpoint"));
         }
-        if !state.corked && state.queue.is_empty() && self.send_now(&mut state, data, to) {
+        if !self.is_corked() && state.queue.is_empty() && self.send_now(&mut state, data, to) {
             return Ok(());
         }
         state.queue.push_with(data, to, SendMeta::default());
         state.flow.add(data.len() + DATAGRAM_OVERHEAD);
-        if state.corked {
+        if self.is_corked() {
             if state.flow.is_over() || state.queue.len() >= CORKED {
                 self.send_queued(&mut state);
             }

@@ -64,11 +64,12 @@ impl<'a, F: Future> Core<'a, F> {
         if !self.local.is_empty() {
             return Step::Again;
         }
-        let until = shared.next_deadline();
-        if shared.fall_asleep() {
-            Step::Idle { until }
-        } else {
-            Step::Again
+        if !shared.fall_asleep() {
+            return Step::Again;
+        }
+        // After the announcement, so that a timer that another thread adds is seen or notifies.
+        Step::Idle {
+            until: shared.next_deadline(),
         }
     }
 

@@ -68,6 +68,8 @@ pub(crate) struct Shared {
     root_queued: AtomicBool,
     notifier: sys::Notifier,
     timers: Mutex<Timers>,
+    /// There may be timers: saves the loop a look. Set with the first, cleared by the loop.
+    has_timers: AtomicBool,
 }
 
 #[derive(Default)]
@@ -92,6 +94,7 @@ impl Shared {
             root_queued: AtomicBool::new(false),
             notifier,
             timers: Mutex::new(Timers::default()),
+            has_timers: AtomicBool::new(false),
         }
     }
 
@@ -138,8 +141,9 @@ impl Shared {
         true
     }
 
+    /// The wait is over. A thread that does not see it yet notifies once too often.
     pub(crate) fn awake(&self) {
-        self.asleep.store(false, Ordering::SeqCst);
+        self.asleep.store(false, Ordering::Relaxed);
     }
 
     /// The root future is about to be polled: a wake from now on queues it again.
@@ -149,7 +153,14 @@ impl Shared {
 
     /// The nearest deadline.
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
-        self.timers().queue.next()
+        if !self.has_timers.load(Ordering::SeqCst) {
+            return None;
+        }
+        let timers = self.timers();
+        let next = timers.queue.next();
+        // Under the lock: whoever adds one sets it again.
+        self.has_timers.store(next.is_some(), Ordering::SeqCst);
+        next
     }
 
     /// Moves the wakers of the timers that are due to `due`.
@@ -165,6 +176,9 @@ impl Shared {
         }
         let nearest = timers.queue.next().is_none_or(|next| deadline < next);
         let key = timers.queue.insert(deadline, waker.clone());
+        if !self.has_timers.load(Ordering::Relaxed) {
+            self.has_timers.store(true, Ordering::SeqCst);
+        }
         drop(timers);
         // On its own thread the runtime is not waiting, and computes its next wait afterwards.
         if nearest {

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::task::{Context, Poll};
 
 use socket2::Type;
@@ -17,20 +17,23 @@ use crate::error::{context, invalid, unsupported};
 use crate::sys::caps::{Caps, DatagramConfig, Family, Interface, Membership, SocketOption};
 use crate::sys::DatagramOps;
 
-/// Receives that are not followed by a try for more, once such a try found nothing.
-const NOT_TRIED: u8 = 16;
+/// Receives that are not followed by a try for more, or do not ask for more than one, once that
+/// found nothing.
+const LONE: u8 = 16;
 
 /// A datagram socket with its readiness.
 pub(crate) struct Datagram {
     source: Source,
     family: Family,
     offload: msg::Offload,
+    /// Datagrams come without control messages, which are not asked for then.
+    plain: AtomicBool,
     /// Datagrams may come merged: only batches can take them apart.
     merged: AtomicBool,
-    /// How many more receives end with waiting instead of a try that would find nothing.
-    not_tried: AtomicU8,
-    /// How many datagrams the next batch asks for.
-    expected: AtomicUsize,
+    /// Merging may be turned on when there is much to receive.
+    may_merge: AtomicBool,
+    /// How many more receives expect one datagram and no more.
+    lone: AtomicU8,
 }
 
 impl Datagram {
@@ -39,9 +42,10 @@ impl Datagram {
             source: Source::new(socket),
             family,
             offload: msg::Offload::new(family),
+            plain: AtomicBool::new(true),
             merged: AtomicBool::new(false),
-            not_tried: AtomicU8::new(0),
-            expected: AtomicUsize::new(usize::MAX),
+            may_merge: AtomicBool::new(false),
+            lone: AtomicU8::new(0),
         }
     }
 
@@ -82,14 +86,29 @@ impl Datagram {
         Ok(())
     }
 
-    /// After a single receive: is there likely to be more? A try costs a system call, and so does
-    /// the wait that it saves when it succeeds.
-    fn settle_single(&self) {
-        let not_tried = self.not_tried.load(Ordering::Relaxed);
-        if not_tried > 0 {
-            self.not_tried.store(not_tried - 1, Ordering::Relaxed);
+    /// After a receive that took what it expected: is there likely to be more? A try costs a
+    /// system call, and so does the wait that it saves when it succeeds.
+    fn settle_lone(&self) {
+        let lone = self.lone.load(Ordering::Relaxed);
+        if lone > 0 {
+            self.lone.store(lone - 1, Ordering::Relaxed);
             self.source.clear_ready(Direction::Read);
         }
+    }
+
+    /// There is much to receive: have it merged, if that was left to us.
+    fn turn_merging_on(&self) {
+        if self.may_merge.swap(false, Ordering::Relaxed) {
+            // Where the system cannot, it does not.
+            let _ = self.set(SocketOption::ReceiveOffload, 1);
+        }
+    }
+
+    /// Leaves it to the socket to turn `ReceiveOffload` on when there is much to receive; only
+    /// for a user who takes batches and nothing else.
+    pub(crate) fn allow_merging(&self) {
+        self.may_merge
+            .store(self.family != Family::Unix, Ordering::Relaxed);
     }
 }
 
@@ -183,7 +202,12 @@ impl DatagramOps for Datagram {
         }
         let family = family_of(&socket)?;
         socket.set_nonblocking(true)?;
-        Ok(Datagram::new(socket, family))
+        let datagram = Datagram::new(socket, family);
+        // Its owner may have asked for anything.
+        datagram.plain.store(false, Ordering::Relaxed);
+        let merged = datagram.get(SocketOption::ReceiveOffload).unwrap_or(0);
+        datagram.merged.store(merged != 0, Ordering::Relaxed);
+        Ok(datagram)
     }
 
     fn into_socket(self) -> io::Result<Socket> {
@@ -210,7 +234,8 @@ impl DatagramOps for Datagram {
 
     fn try_recv(&self, buf: &mut [u8], peek: bool) -> io::Result<(usize, Meta)> {
         self.refuse_merged()?;
-        msg::recv(self.io(), self.family, buf, peek)
+        let plain = self.plain.load(Ordering::Relaxed);
+        msg::recv(self.io(), self.family, buf, peek, plain)
     }
 
     fn poll_recv(
@@ -222,18 +247,20 @@ impl DatagramOps for Datagram {
         let poll = self.source.poll_io(Direction::Read, cx, || {
             let result = self.try_recv(buf, peek);
             if matches!(&result, Err(error) if error.kind() == io::ErrorKind::WouldBlock) {
-                self.not_tried.store(NOT_TRIED, Ordering::Relaxed);
+                self.lone.store(LONE, Ordering::Relaxed);
             }
             result
         });
         if matches!(poll, Poll::Ready(Ok(_))) && !peek {
-            self.settle_single();
+            self.settle_lone();
         }
         poll
     }
 
     fn try_recv_batch(&self, into: &mut RecvBatch) -> io::Result<usize> {
-        msg::recv_batch(self.io(), self.family, into, usize::MAX, &self.offload)
+        let plain = self.plain.load(Ordering::Relaxed);
+        let limit = usize::MAX;
+        msg::recv_batch(self.io(), self.family, into, limit, plain, &self.offload)
     }
 
     fn poll_recv_batch(
@@ -241,15 +268,26 @@ impl DatagramOps for Datagram {
         cx: &mut Context<'_>,
         into: &mut RecvBatch,
     ) -> Poll<io::Result<usize>> {
-        let limit = self.expected.load(Ordering::Relaxed);
-        let asked = limit.min(into.capacity().0);
+        let plain = self.plain.load(Ordering::Relaxed);
+        // Where datagrams come alone, receiving one by one is the cheapest.
+        let limit = match self.lone.load(Ordering::Relaxed) {
+            0 => into.capacity().0,
+            _ => 1,
+        };
         let poll = self.source.poll_io(Direction::Read, cx, || {
-            msg::recv_batch(self.io(), self.family, into, limit, &self.offload)
+            msg::recv_batch(self.io(), self.family, into, limit, plain, &self.offload)
         });
         if let Poll::Ready(Ok(received)) = poll {
-            // A short batch has emptied the queue; if more came since, the kernel says so.
-            if received < asked {
+            if limit == 1 {
+                self.settle_lone();
+            } else if received < limit {
+                // A short batch has emptied the queue; if more came since, the kernel says so.
                 self.source.clear_ready(Direction::Read);
+                if received == 1 {
+                    self.lone.store(LONE, Ordering::Relaxed);
+                }
+            } else {
+                self.turn_merging_on();
             }
         }
         poll
@@ -334,7 +372,10 @@ impl DatagramOps for Datagram {
         let on = value != 0;
         match msg::set(io, self.family, option, value) {
             Some(result) => {
-                if option == SocketOption::ReceiveOffload && result.is_ok() {
+                if result.is_ok() && on {
+                    self.plain.store(false, Ordering::Relaxed);
+                }
+                if result.is_ok() && option == SocketOption::ReceiveOffload {
                     self.merged.store(on, Ordering::Relaxed);
                 }
                 result

@@ -6,6 +6,7 @@
 //! readiness that is cleared at the wrong moment costs a wake-up, never a hang.
 
 use std::io;
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{ready, Context, Poll, Waker};
 
@@ -30,8 +31,9 @@ pub(super) struct Ready {
 }
 
 /// What is known of a socket's readiness; shared with the reactor that watches it.
-#[derive(Default)]
 pub(super) struct Readiness {
+    /// Bits of the directions that were reported, or never tried, and not yet found to be over.
+    ready: AtomicU8,
     state: Mutex<State>,
 }
 
@@ -43,20 +45,27 @@ struct State {
     registered: bool,
 }
 
+#[derive(Default)]
 struct Side {
-    /// Reported, or never tried, and not yet found to be over.
-    ready: bool,
     /// The poller watches this direction.
     armed: bool,
     wakers: WakerSlots,
 }
 
-impl Default for Side {
-    fn default() -> Side {
-        Side {
-            ready: true,
-            armed: false,
-            wakers: WakerSlots::new(),
+impl Default for Readiness {
+    fn default() -> Readiness {
+        Readiness {
+            ready: AtomicU8::new(Direction::Read.bit() | Direction::Write.bit()),
+            state: Mutex::default(),
+        }
+    }
+}
+
+impl Direction {
+    fn bit(self) -> u8 {
+        match self {
+            Direction::Read => 1,
+            Direction::Write => 2,
         }
     }
 }
@@ -79,6 +88,16 @@ impl Readiness {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn is_ready(&self, direction: Direction) -> bool {
+        self.ready.load(Ordering::Acquire) & direction.bit() != 0
+    }
+
+    /// Before the lock is taken to find out who waits: whoever is about to wait looks again
+    /// under it.
+    fn set_ready(&self, directions: u8) {
+        self.ready.fetch_or(directions, Ordering::AcqRel);
+    }
+
     /// Takes in what the kernel reported, and disarms what nobody waits for.
     pub(super) fn report(
         &self,
@@ -89,15 +108,16 @@ impl Readiness {
         writable: bool,
         wakers: &mut Vec<Waker>,
     ) {
+        let read = if readable { Direction::Read.bit() } else { 0 };
+        let write = if writable { Direction::Write.bit() } else { 0 };
+        self.set_ready(read | write);
         let mut state = self.lock();
         let before = (state.read.armed, state.write.armed);
         if readable {
-            state.read.ready = true;
             state.read.armed &= !state.read.wakers.is_empty();
             state.read.wakers.take(wakers);
         }
         if writable {
-            state.write.ready = true;
             state.write.armed = false;
             state.write.wakers.take(wakers);
         }
@@ -208,12 +228,15 @@ impl Source {
         direction: Direction,
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<()>> {
+        if self.readiness.is_ready(direction) {
+            return Poll::Ready(Ok(()));
+        }
         {
             let mut state = self.readiness.lock();
-            let side = state.side(direction);
-            if side.ready {
+            if self.readiness.is_ready(direction) {
                 return Poll::Ready(Ok(()));
             }
+            let side = state.side(direction);
             if side.armed {
                 side.wakers.register(cx.waker());
                 return Poll::Pending;
@@ -224,7 +247,9 @@ impl Source {
 
     /// Readiness is over: the next who wants it waits.
     pub(super) fn clear_ready(&self, direction: Direction) {
-        self.readiness.lock().side(direction).ready = false;
+        self.readiness
+            .ready
+            .fetch_and(!direction.bit(), Ordering::AcqRel);
     }
 
     /// Attaches to a reactor if need be, and has it watch this direction.
@@ -256,7 +281,7 @@ impl Source {
                     drop(state);
                     let poll = foreign.poll_ready(direction);
                     if let Poll::Ready(Ok(())) = poll {
-                        self.readiness.lock().side(direction).ready = true;
+                        self.readiness.set_ready(direction.bit());
                     }
                     return poll;
                 }

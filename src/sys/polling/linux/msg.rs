@@ -224,7 +224,11 @@ pub(in crate::sys::polling) fn recv(
     family: Family,
     buf: &mut [u8],
     peek: bool,
+    plain: bool,
 ) -> io::Result<(usize, Meta)> {
+    if plain {
+        return recv_plain(socket, buf, peek);
+    }
     let ip = family != Family::Unix;
     let mut iov = MaybeUninit::uninit();
     let mut name = MaybeUninit::uninit();
@@ -246,20 +250,44 @@ pub(in crate::sys::polling) fn recv(
     Ok((len, meta))
 }
 
+/// Without a header to fill in and to read back: the cheapest for one datagram.
+fn recv_plain(socket: &Socket, buf: &mut [u8], peek: bool) -> io::Result<(usize, Meta)> {
+    let mut name = MaybeUninit::<Name>::uninit();
+    let mut name_len = NAME_LEN;
+    // With MSG_TRUNC the length is the datagram's own, whatever fits.
+    let flags = libc::MSG_DONTWAIT | libc::MSG_TRUNC | if peek { libc::MSG_PEEK } else { 0 };
+    // SAFETY: the buffers are alive and of the sizes told.
+    let len = retry(|| unsafe {
+        libc::recvfrom(
+            socket.as_raw_fd(),
+            buf.as_mut_ptr().cast(),
+            buf.len(),
+            flags,
+            name.as_mut_ptr().cast(),
+            &mut name_len,
+        )
+    })?;
+    // SAFETY: the receive succeeded, and has written `name_len` bytes of the name.
+    let mut meta = Meta::from(unsafe { decode(&name, name_len) });
+    meta.truncated = len > buf.len();
+    Ok((len.min(buf.len()), meta))
+}
+
 /// Fills at most `limit` buffers of `batch`.
 pub(in crate::sys::polling) fn recv_batch(
     socket: &Socket,
     family: Family,
     batch: &mut RecvBatch,
     limit: usize,
+    plain: bool,
     _offload: &Offload,
 ) -> io::Result<usize> {
     batch.clear();
-    let ip = family != Family::Unix;
+    let with_control = family != Family::Unix && !plain;
     let (arena, size, slots) = batch.buffers();
     let count = slots.len().min(MESSAGES).min(limit).max(1);
     if count == 1 {
-        let (len, meta) = recv(socket, family, &mut arena[..size], false)?;
+        let (len, meta) = recv(socket, family, &mut arena[..size], false, plain)?;
         slots[0] = Slot { len, meta };
         batch.set_filled(1);
         return Ok(1);
@@ -280,7 +308,7 @@ pub(in crate::sys::polling) fn recv_batch(
             &mut header.msg_hdr,
             &mut iovs[i],
             &mut names[i],
-            ip.then_some(control),
+            with_control.then_some(control),
             buf,
         );
     }
@@ -301,7 +329,7 @@ pub(in crate::sys::polling) fn recv_batch(
         slots[i] = Slot {
             len: (header.msg_len as usize).min(size),
             // SAFETY: the receive succeeded for this one.
-            meta: unsafe { meta_of(&header.msg_hdr, &names[i], ip) },
+            meta: unsafe { meta_of(&header.msg_hdr, &names[i], with_control) },
         };
     }
     batch.set_filled(filled);

@@ -88,6 +88,7 @@ pub(in crate::sys::polling) fn recv(
     _family: Family,
     buf: &mut [u8],
     peek: bool,
+    _plain: bool,
 ) -> io::Result<(usize, Meta)> {
     if peek {
         let (len, from) = retry(|| socket.peek_from(as_uninit(buf)))?;
@@ -119,6 +120,7 @@ pub(in crate::sys::polling) fn recv_batch(
     family: Family,
     batch: &mut RecvBatch,
     limit: usize,
+    plain: bool,
     offload: &Offload,
 ) -> io::Result<usize> {
     batch.clear();
@@ -128,7 +130,7 @@ pub(in crate::sys::polling) fn recv_batch(
     let (arena, size, slots) = batch.buffers();
     let mut filled = 0;
     for (buf, slot) in arena.chunks_mut(size.max(1)).zip(slots).take(limit.max(1)) {
-        match recv(socket, family, buf, false) {
+        match recv(socket, family, buf, false, plain) {
             Ok((len, meta)) => *slot = Slot { len, meta },
             Err(error) if filled > 0 => {
                 if error.kind() != io::ErrorKind::WouldBlock {
