@@ -300,7 +300,14 @@ mod tests {
 
     #[test]
     fn text_is_read_and_written_back() {
-        for text in ["127.0.0.1:9999", "[::1]:53", "[fe80::1%3]:53", "/run/x.sock", "./x", "@name"] {
+        for text in [
+            "127.0.0.1:9999",
+            "[::1]:53",
+            "[fe80::1%3]:53",
+            "/run/x.sock",
+            "./x",
+            "@name",
+        ] {
             let addr: Address = text.parse().unwrap();
             assert_eq!(addr.to_string(), text);
         }

@@ -7,8 +7,8 @@ use std::net::IpAddr;
 
 pub use self::recv::RecvBatch;
 pub(crate) use self::recv::{Lent, Slot};
-pub use self::send::SendBatch;
 pub(crate) use self::send::Item;
+pub use self::send::SendBatch;
 use crate::address::Address;
 
 /// What is known of one received datagram.

@@ -5,7 +5,8 @@ use std::io;
 use crate::address::Address;
 use crate::endpoint::driver::DatagramDriver;
 use crate::endpoint::protocol::{Cell, DatagramProtocol, ProtocolHandle};
-use crate::endpoint::transport::{DatagramTransport, Shared, Socket};
+use crate::endpoint::shared::{Shared, Socket};
+use crate::endpoint::transport::DatagramTransport;
 use crate::error::invalid;
 use crate::net::{self, resolve_target, Query, ResolveFlags, Target};
 use crate::runtime::{context, task};
@@ -234,7 +235,11 @@ impl DatagramOptions {
             }
         }
         #[cfg(unix)]
-        if let Some(path) = candidate.local.as_ref().and_then(|addr| addr.as_unix()?.as_path()) {
+        if let Some(path) = candidate
+            .local
+            .as_ref()
+            .and_then(|addr| addr.as_unix()?.as_path())
+        {
             net::remove_stale(path);
         }
         let datagram = Datagram::open(&DatagramConfig {

@@ -12,7 +12,8 @@ use std::time::Duration;
 use crate::batch::Lent;
 use crate::endpoint::flow::Change;
 use crate::endpoint::protocol::{Cell, DatagramProtocol};
-use crate::endpoint::transport::{DatagramTransport, Phase, Socket};
+use crate::endpoint::shared::{Phase, Socket};
+use crate::endpoint::transport::DatagramTransport;
 use crate::net::Backoff;
 use crate::sys::caps::Family;
 use crate::sys::DatagramOps;
@@ -317,7 +318,11 @@ impl<P: DatagramProtocol> Future for DatagramDriver<P> {
         if self.phase == Phase::Lost {
             return Poll::Ready(());
         }
-        if !self.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+        if !self
+            .waker
+            .as_ref()
+            .is_some_and(|waker| waker.will_wake(cx.waker()))
+        {
             self.waker = Some(cx.waker().clone());
             self.transport.shared.lock().driver = Some(cx.waker().clone());
         }

@@ -4,4 +4,5 @@ pub(crate) mod datagram;
 pub(crate) mod driver;
 mod flow;
 pub(crate) mod protocol;
+mod shared;
 pub(crate) mod transport;

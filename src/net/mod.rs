@@ -4,6 +4,7 @@
 //! `async-io` where none is running (feature `async-io`); either way they can be moved to and
 //! awaited on any thread.
 
+mod backoff;
 mod options;
 mod resolve;
 mod target;
@@ -11,12 +12,13 @@ mod udp;
 #[cfg(unix)]
 mod unix_datagram;
 
+pub(crate) use self::backoff::Backoff;
 pub use self::resolve::{resolve, ResolveFlags};
 pub(crate) use self::resolve::{resolve_target, Query};
 pub use self::target::Target;
 pub use self::udp::UdpSocket;
 #[cfg(unix)]
-pub(crate) use self::unix_datagram::{remove_stale, Backoff};
+pub(crate) use self::unix_datagram::remove_stale;
 #[cfg(unix)]
 pub use self::unix_datagram::UnixDatagram;
 pub use crate::batch::{Ecn, Meta, RecvBatch, SendBatch, SendMeta};

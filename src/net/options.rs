@@ -38,7 +38,8 @@ macro_rules! common_methods {
         /// # Errors
         /// As getsockopt(2) gives them.
         pub fn recv_buffer_size(&self) -> io::Result<usize> {
-            self.get(SocketOption::RecvBufferSize).map(|size| size as usize)
+            self.get(SocketOption::RecvBufferSize)
+                .map(|size| size as usize)
         }
 
         /// Sets the size of the kernel's receive buffer in bytes; the system has limits of its own.
@@ -46,7 +47,10 @@ macro_rules! common_methods {
         /// # Errors
         /// As setsockopt(2) gives them.
         pub fn set_recv_buffer_size(&self, size: usize) -> io::Result<()> {
-            self.set(SocketOption::RecvBufferSize, crate::net::options::clamp(size))
+            self.set(
+                SocketOption::RecvBufferSize,
+                crate::net::options::clamp(size),
+            )
         }
 
         /// The size of the kernel's send buffer in bytes (`SO_SNDBUF`).
@@ -54,7 +58,8 @@ macro_rules! common_methods {
         /// # Errors
         /// As getsockopt(2) gives them.
         pub fn send_buffer_size(&self) -> io::Result<usize> {
-            self.get(SocketOption::SendBufferSize).map(|size| size as usize)
+            self.get(SocketOption::SendBufferSize)
+                .map(|size| size as usize)
         }
 
         /// Sets the size of the kernel's send buffer in bytes; the system has limits of its own.
@@ -62,7 +67,10 @@ macro_rules! common_methods {
         /// # Errors
         /// As setsockopt(2) gives them.
         pub fn set_send_buffer_size(&self, size: usize) -> io::Result<()> {
-            self.set(SocketOption::SendBufferSize, crate::net::options::clamp(size))
+            self.set(
+                SocketOption::SendBufferSize,
+                crate::net::options::clamp(size),
+            )
         }
 
         fn get(&self, option: SocketOption) -> io::Result<u32> {

@@ -90,9 +90,9 @@ fn parse_pair(host: &str, service: &str) -> io::Result<Parsed> {
         return Err(invalid(format_args!("'{host}:' has no port")));
     }
     if service.bytes().all(|byte| byte.is_ascii_digit()) {
-        let port: u16 = service.parse().map_err(|_| {
-            invalid(format_args!("the port of '{host}:{service}' is over 65535"))
-        })?;
+        let port: u16 = service
+            .parse()
+            .map_err(|_| invalid(format_args!("the port of '{host}:{service}' is over 65535")))?;
         if let Ok(ip) = host.parse::<IpAddr>() {
             return Ok(Parsed::Address((ip, port).into()));
         }
@@ -251,8 +251,21 @@ mod tests {
 
     #[test]
     fn what_is_neither_is_refused_by_name() {
-        for text in ["", "localhost", "::1", "localhost:", ":53", "x:70000", "[::1:53", "a\0b:1"] {
-            assert!(parsed(text).starts_with("error "), "{text}: {}", parsed(text));
+        for text in [
+            "",
+            "localhost",
+            "::1",
+            "localhost:",
+            ":53",
+            "x:70000",
+            "[::1:53",
+            "a\0b:1",
+        ] {
+            assert!(
+                parsed(text).starts_with("error "),
+                "{text}: {}",
+                parsed(text)
+            );
         }
         assert!(parsed("x:70000").contains("'x:70000'"));
     }

@@ -67,7 +67,9 @@ impl UdpSocket {
             }
             let mut config = DatagramConfig::new(Family::of(&addr));
             config.bind = Some(addr);
-            Datagram::open(&config).await.map(|inner| UdpSocket { inner })
+            Datagram::open(&config)
+                .await
+                .map(|inner| UdpSocket { inner })
         })
         .await
     }

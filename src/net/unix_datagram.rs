@@ -1,22 +1,20 @@
 //! Unix datagram sockets.
 
 use std::fmt;
-use std::future::{poll_fn, Future};
+use std::future::poll_fn;
 use std::io;
 use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
-use std::pin::Pin;
 use std::task::{ready, Context, Poll};
-use std::time::Duration;
 
 use crate::address::Address;
 use crate::batch::{Meta, RecvBatch, SendBatch};
 use crate::error::{context, invalid};
+use crate::net::backoff::Backoff;
 use crate::net::options::{common_io, common_methods, conversions, escape_hatch};
 use crate::net::target::{Parsed, Target};
 use crate::sys::caps::{Caps, DatagramConfig, Family, SocketOption};
 use crate::sys::{Datagram, DatagramOps, Socket};
-use crate::time::{sleep, Sleep};
 
 /// A Unix datagram socket: reliable, ordered, between processes of one machine.
 ///
@@ -130,10 +128,7 @@ impl UnixDatagram {
                 Err(error) => return Poll::Ready(Err(error)),
             }
             if self.inner.writable_is_exact() {
-                return self
-                    .inner
-                    .poll_send(cx, data, to)
-                    .map_ok(|()| data.len());
+                return self.inner.poll_send(cx, data, to).map_ok(|()| data.len());
             }
             ready!(backoff.poll(cx));
         })
@@ -212,40 +207,6 @@ pub(crate) fn remove_stale(path: &Path) {
             let _ = std::fs::remove_file(path);
         }
         _ => {}
-    }
-}
-
-/// Waits longer each time until there may be room, where the system cannot tell.
-#[derive(Debug)]
-pub(crate) struct Backoff {
-    next: Duration,
-    sleep: Option<Sleep>,
-}
-
-impl Backoff {
-    const FIRST: Duration = Duration::from_micros(250);
-    const LONGEST: Duration = Duration::from_millis(16);
-
-    pub(crate) fn new() -> Backoff {
-        Backoff {
-            next: Backoff::FIRST,
-            sleep: None,
-        }
-    }
-
-    /// Waits its time once; the next time will be longer.
-    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let time = self.next;
-        let sleep = self.sleep.get_or_insert_with(|| sleep(time));
-        ready!(Pin::new(sleep).poll(cx));
-        self.sleep = None;
-        self.next = (time * 2).min(Backoff::LONGEST);
-        Poll::Ready(())
-    }
-
-    /// There was room.
-    pub(crate) fn reset(&mut self) {
-        *self = Backoff::new();
     }
 }
 

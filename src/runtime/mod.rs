@@ -87,7 +87,12 @@ impl Drop for DropTasks {
         local.shared.close_timers();
         loop {
             // Waking queues a task that waits; dropping what is queued drops its future.
-            let wakers: Vec<Waker> = local.tasks.borrow().iter().map(|(_, w)| w.clone()).collect();
+            let wakers: Vec<Waker> = local
+                .tasks
+                .borrow()
+                .iter()
+                .map(|(_, w)| w.clone())
+                .collect();
             wakers.iter().for_each(Waker::wake_by_ref);
             local.take_inbox();
             while let Some(entry) = local.pop() {

@@ -52,7 +52,9 @@ impl Local {
         if self.shared.remote.load(Ordering::SeqCst) {
             // Cleared before the inbox is emptied: what comes in between sets it again.
             self.shared.remote.store(false, Ordering::SeqCst);
-            self.queue.borrow_mut().extend(self.shared.inbox().drain(..));
+            self.queue
+                .borrow_mut()
+                .extend(self.shared.inbox().drain(..));
         }
     }
 }
@@ -169,7 +171,11 @@ impl Shared {
     }
 
     /// Adds a timer; `None` once the runtime has ended.
-    pub(crate) fn add_timer(self: &Arc<Self>, deadline: Instant, waker: &Waker) -> Option<TimerKey> {
+    pub(crate) fn add_timer(
+        self: &Arc<Self>,
+        deadline: Instant,
+        waker: &Waker,
+    ) -> Option<TimerKey> {
         let mut timers = self.timers();
         if timers.closed {
             return None;

@@ -60,7 +60,10 @@ where
     };
     let (runnable, task) = async_task::Builder::new()
         .propagate_panic(true)
-        .spawn_local(move |()| future, move |runnable| shared.schedule(Some(runnable)));
+        .spawn_local(
+            move |()| future,
+            move |runnable| shared.schedule(Some(runnable)),
+        );
     let listed_at = local.tasks.borrow_mut().insert(runnable.waker());
     debug_assert_eq!(listed_at, index);
     local.push(Some(runnable));

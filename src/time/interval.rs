@@ -120,10 +120,7 @@ fn following(due: Instant, period: Duration, missed: MissedTicks, now: Instant) 
         MissedTicks::Delay => now.checked_add(period),
         MissedTicks::Skip => {
             let into = now.duration_since(due).as_nanos() % period.as_nanos();
-            let into = Duration::new(
-                (into / 1_000_000_000) as u64,
-                (into % 1_000_000_000) as u32,
-            );
+            let into = Duration::new((into / 1_000_000_000) as u64, (into % 1_000_000_000) as u32);
             now.checked_add(period - into)
         }
     }

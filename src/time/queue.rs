@@ -101,7 +101,11 @@ impl TimerQueue {
 
     /// Moves the wakers of all deadlines up to `now` to `due`, in their order.
     pub(crate) fn take_due(&mut self, now: Instant, due: &mut Vec<Waker>) {
-        while self.heap.first().is_some_and(|(deadline, _)| *deadline <= now) {
+        while self
+            .heap
+            .first()
+            .is_some_and(|(deadline, _)| *deadline <= now)
+        {
             due.extend(self.take_at(0));
         }
     }
@@ -212,7 +216,10 @@ mod tests {
         queue.take_due(now, &mut Vec::new());
         assert!(!queue.renew(key, Waker::noop()));
         let other = queue.insert(now, Waker::noop().clone());
-        assert!(!queue.renew(key, Waker::noop()), "the slot is another's now");
+        assert!(
+            !queue.renew(key, Waker::noop()),
+            "the slot is another's now"
+        );
         assert!(queue.renew(other, Waker::noop()));
     }
 

@@ -140,7 +140,13 @@ mod tests {
 
     #[test]
     fn addresses_survive_the_way_through_the_system_form() {
-        let mut texts = vec!["127.0.0.1:80", "[::1]:80", "[fe80::1%3]:80", "/tmp/x.sock", "./x"];
+        let mut texts = vec![
+            "127.0.0.1:80",
+            "[::1]:80",
+            "[fe80::1%3]:80",
+            "/tmp/x.sock",
+            "./x",
+        ];
         if cfg!(any(target_os = "linux", target_os = "android")) {
             texts.push("@name");
         }

@@ -1,7 +1,7 @@
 //! Datagram sockets: UDP and Unix.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::task::{Context, Poll};
 
@@ -9,6 +9,7 @@ use socket2::Type;
 
 use super::address::{domain, family_of, from_sock_addr, to_sock_addr};
 use super::kernel::msg;
+use super::options;
 use super::socket::Socket;
 use super::source::{Direction, Source};
 use crate::address::Address;
@@ -121,7 +122,7 @@ fn open(config: &DatagramConfig) -> io::Result<socket2::Socket> {
     let socket = socket2::Socket::new(domain(config.family), Type::DGRAM, protocol)
         .map_err(|error| context(error, format_args!("{} datagram socket", config.family)))?;
     if config.reuse_port {
-        set_reuse_port(&socket).map_err(|error| context(error, "reuse_port"))?;
+        options::set_reuse_port(&socket).map_err(|error| context(error, "reuse_port"))?;
     }
     if config.broadcast {
         socket
@@ -148,42 +149,6 @@ fn bind(socket: &socket2::Socket, addr: &Address) -> io::Result<()> {
     socket.bind(&to_sock_addr(addr)?)
 }
 
-#[cfg(all(
-    unix,
-    not(any(target_os = "solaris", target_os = "illumos", target_os = "cygwin"))
-))]
-fn set_reuse_port(socket: &socket2::Socket) -> io::Result<()> {
-    // Linux refuses it for Unix sockets since 6.12; before, it took it and did nothing.
-    if family_of(socket)? == Family::Unix {
-        return Err(unsupported("reuse_port on a Unix socket"));
-    }
-    socket.set_reuse_port(true)
-}
-
-#[cfg(not(all(
-    unix,
-    not(any(target_os = "solaris", target_os = "illumos", target_os = "cygwin"))
-)))]
-fn set_reuse_port(_socket: &socket2::Socket) -> io::Result<()> {
-    Err(unsupported("reuse_port"))
-}
-
-#[cfg(all(
-    unix,
-    not(any(target_os = "solaris", target_os = "illumos", target_os = "cygwin"))
-))]
-fn reuse_port(socket: &socket2::Socket) -> io::Result<bool> {
-    socket.reuse_port()
-}
-
-#[cfg(not(all(
-    unix,
-    not(any(target_os = "solaris", target_os = "illumos", target_os = "cygwin"))
-)))]
-fn reuse_port(_socket: &socket2::Socket) -> io::Result<bool> {
-    Ok(false)
-}
-
 impl DatagramOps for Datagram {
     async fn open(config: &DatagramConfig) -> io::Result<Datagram> {
         Datagram::open_now(config)
@@ -197,7 +162,11 @@ impl DatagramOps for Datagram {
         if kind != Type::DGRAM && kind != Type::RAW {
             return Err(invalid(format_args!(
                 "sock is a {} socket, not a datagram socket",
-                if kind == Type::STREAM { "stream" } else { "sequenced or other" }
+                if kind == Type::STREAM {
+                    "stream"
+                } else {
+                    "sequenced or other"
+                }
             )));
         }
         let family = family_of(&socket)?;
@@ -341,65 +310,22 @@ impl DatagramOps for Datagram {
     }
 
     fn get(&self, option: SocketOption) -> io::Result<u32> {
-        if let Some(result) = msg::get(self.io(), self.family, option) {
-            return result;
-        }
-        let io = self.io();
-        let v4 = self.family == Family::Inet;
-        match option {
-            SocketOption::Broadcast => io.broadcast().map(u32::from),
-            SocketOption::ReusePort => reuse_port(io).map(u32::from),
-            SocketOption::Ttl if v4 => io.ttl_v4(),
-            SocketOption::Ttl => io.unicast_hops_v6(),
-            SocketOption::OnlyV6 => io.only_v6().map(u32::from),
-            SocketOption::MulticastTtl if v4 => io.multicast_ttl_v4(),
-            SocketOption::MulticastTtl => io.multicast_hops_v6(),
-            SocketOption::MulticastLoop if v4 => io.multicast_loop_v4().map(u32::from),
-            SocketOption::MulticastLoop => io.multicast_loop_v6().map(u32::from),
-            SocketOption::RecvBufferSize => io.recv_buffer_size().map(saturate),
-            SocketOption::SendBufferSize => io.send_buffer_size().map(saturate),
-            // Answered above.
-            SocketOption::ReceiveDestination
-            | SocketOption::ReceiveEcn
-            | SocketOption::ReceiveOffload => Ok(0),
-        }
-        .map_err(|error| context(error, option))
+        options::get(self.io(), self.family, option)
     }
 
     fn set(&self, option: SocketOption, value: u32) -> io::Result<()> {
-        let io = self.io();
-        let v4 = self.family == Family::Inet;
-        let on = value != 0;
-        match msg::set(io, self.family, option, value) {
-            Some(result) => {
-                if result.is_ok() && on {
-                    self.plain.store(false, Ordering::Relaxed);
-                }
-                if result.is_ok() && option == SocketOption::ReceiveOffload {
-                    self.merged.store(on, Ordering::Relaxed);
-                }
-                result
+        options::set(self.io(), self.family, option, value)?;
+        match option {
+            SocketOption::ReceiveOffload => {
+                self.merged.store(value != 0, Ordering::Relaxed);
+                self.plain.store(false, Ordering::Relaxed);
             }
-            None => match option {
-                SocketOption::Broadcast => io.set_broadcast(on),
-                SocketOption::ReusePort if on => set_reuse_port(io),
-                SocketOption::ReusePort => Err(invalid("reuse_port cannot be turned off")),
-                SocketOption::Ttl if v4 => io.set_ttl_v4(value),
-                SocketOption::Ttl => io.set_unicast_hops_v6(value),
-                SocketOption::OnlyV6 => io.set_only_v6(on),
-                SocketOption::MulticastTtl if v4 => io.set_multicast_ttl_v4(value),
-                SocketOption::MulticastTtl => io.set_multicast_hops_v6(value),
-                SocketOption::MulticastLoop if v4 => io.set_multicast_loop_v4(on),
-                SocketOption::MulticastLoop => io.set_multicast_loop_v6(on),
-                SocketOption::RecvBufferSize => io.set_recv_buffer_size(value as usize),
-                SocketOption::SendBufferSize => io.set_send_buffer_size(value as usize),
-                // Answered above.
-                SocketOption::ReceiveDestination
-                | SocketOption::ReceiveEcn
-                | SocketOption::ReceiveOffload => Err(unsupported(option)),
-            },
+            SocketOption::ReceiveDestination | SocketOption::ReceiveEcn => {
+                self.plain.store(false, Ordering::Relaxed);
+            }
+            _ => {}
         }
-        .map_err(|error| context(error, format_args!("{option} = {value}")))
+        Ok(())
     }
 
     fn membership(
@@ -408,75 +334,14 @@ impl DatagramOps for Datagram {
         group: IpAddr,
         interface: Interface,
     ) -> io::Result<()> {
-        let io = self.io();
-        let doing = match change {
-            Membership::Join => "join",
-            Membership::Leave => "leave",
-        };
-        match group {
-            IpAddr::V4(group) => {
-                let interface = v4_interface(interface)?;
-                match change {
-                    Membership::Join => io.join_multicast_v4_n(&group, &interface),
-                    Membership::Leave => io.leave_multicast_v4_n(&group, &interface),
-                }
-            }
-            IpAddr::V6(group) => {
-                let index = v6_interface(interface)?;
-                match change {
-                    Membership::Join => io.join_multicast_v6(&group, index),
-                    Membership::Leave => io.leave_multicast_v6(&group, index),
-                }
-            }
-        }
-        .map_err(|error| context(error, format_args!("{doing} multicast group {group}")))
+        options::membership(self.io(), change, group, interface)
     }
 
     fn set_multicast_interface(&self, interface: Interface) -> io::Result<()> {
-        match self.family {
-            Family::Inet => {
-                let addr = match interface {
-                    Interface::Any => Ipv4Addr::UNSPECIFIED,
-                    Interface::Address(IpAddr::V4(addr)) => addr,
-                    // RFC 3678: an address in 0.0.0.0/8 is an index.
-                    Interface::Index(index) if index < 1 << 24 => Ipv4Addr::from(index),
-                    other => return Err(no_interface(other, "IPv4")),
-                };
-                self.io().set_multicast_if_v4(&addr)
-            }
-            _ => self.io().set_multicast_if_v6(v6_interface(interface)?),
-        }
-        .map_err(|error| context(error, format_args!("multicast interface {interface:?}")))
+        options::set_multicast_interface(self.io(), self.family, interface)
     }
 
     fn take_error(&self) -> io::Result<Option<io::Error>> {
         self.io().take_error()
     }
-}
-
-fn saturate(size: usize) -> u32 {
-    u32::try_from(size).unwrap_or(u32::MAX)
-}
-
-fn v4_interface(interface: Interface) -> io::Result<socket2::InterfaceIndexOrAddress> {
-    match interface {
-        Interface::Any => Ok(socket2::InterfaceIndexOrAddress::Index(0)),
-        Interface::Index(index) => Ok(socket2::InterfaceIndexOrAddress::Index(index)),
-        Interface::Address(IpAddr::V4(addr)) => {
-            Ok(socket2::InterfaceIndexOrAddress::Address(addr))
-        }
-        other => Err(no_interface(other, "IPv4")),
-    }
-}
-
-fn v6_interface(interface: Interface) -> io::Result<u32> {
-    match interface {
-        Interface::Any => Ok(0),
-        Interface::Index(index) => Ok(index),
-        other => Err(no_interface(other, "IPv6, which takes an index")),
-    }
-}
-
-fn no_interface(interface: Interface, family: &str) -> io::Error {
-    invalid(format_args!("{interface:?} names no interface for {family}"))
 }

@@ -5,6 +5,7 @@ mod address;
 pub(crate) mod clock;
 mod datagram;
 mod foreign;
+mod options;
 mod reactor;
 mod resolve;
 mod socket;

@@ -135,6 +135,7 @@ impl Readiness {
     }
 
     /// Somebody else's reactor saw an event.
+    #[cfg(feature = "async-io")]
     pub(super) fn wake(&self, direction: Direction) {
         let mut wakers = Vec::new();
         self.lock().side(direction).wakers.take(&mut wakers);
@@ -196,8 +197,7 @@ impl Source {
             .attachment
             .get_mut()
             .unwrap_or_else(PoisonError::into_inner);
-        if let Attachment::Reactor(registry, key) =
-            std::mem::replace(attachment, Attachment::None)
+        if let Attachment::Reactor(registry, key) = std::mem::replace(attachment, Attachment::None)
         {
             registry.remove(key);
         }

@@ -1,5 +1,7 @@
 //! Control messages: what travels beside a datagram.
 #![allow(unsafe_code)]
+// The types of these fields differ between the C libraries.
+#![allow(clippy::unnecessary_cast)]
 
 use std::mem::{size_of, MaybeUninit};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};

@@ -84,68 +84,45 @@ pub(in crate::sys::polling) fn caps(socket: &Socket, family: Family, offload: &O
     }
 }
 
-/// Options that socket2 does not have. `None`: it is one of those that it has.
+/// The level and the name of an option that socket2 does not have.
+fn option_name(option: SocketOption, family: Family) -> io::Result<(libc::c_int, libc::c_int)> {
+    match (option, family) {
+        (_, Family::Unix) => Err(unsupported(format_args!("{option} on a Unix socket"))),
+        (SocketOption::ReceiveDestination, Family::Inet) => {
+            Ok((libc::IPPROTO_IP, libc::IP_PKTINFO))
+        }
+        (SocketOption::ReceiveDestination, _) => Ok((libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO)),
+        (SocketOption::ReceiveEcn, Family::Inet) => Ok((libc::IPPROTO_IP, libc::IP_RECVTOS)),
+        (SocketOption::ReceiveEcn, _) => Ok((libc::IPPROTO_IPV6, libc::IPV6_RECVTCLASS)),
+        (SocketOption::ReceiveOffload, _) => Ok((libc::SOL_UDP, libc::UDP_GRO)),
+        _ => Err(unsupported(option)),
+    }
+}
+
 pub(in crate::sys::polling) fn set(
     socket: &Socket,
     family: Family,
     option: SocketOption,
     value: u32,
-) -> Option<io::Result<()>> {
+) -> io::Result<()> {
     let fd = socket.as_raw_fd();
-    let value = libc::c_int::try_from(value).unwrap_or(libc::c_int::MAX);
-    let result = match (option, family) {
-        (
-            SocketOption::ReceiveDestination
-            | SocketOption::ReceiveEcn
-            | SocketOption::ReceiveOffload,
-            Family::Unix,
-        ) => Err(unsupported(format_args!("{option} on a Unix socket"))),
-        (SocketOption::ReceiveDestination, Family::Inet) => {
-            set_int(fd, libc::IPPROTO_IP, libc::IP_PKTINFO, value)
-        }
-        (SocketOption::ReceiveDestination, _) => {
-            set_int(fd, libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO, value)
-        }
-        (SocketOption::ReceiveEcn, Family::Inet) => {
-            set_int(fd, libc::IPPROTO_IP, libc::IP_RECVTOS, value)
-        }
+    let value = libc::c_int::from(value != 0);
+    let (level, name) = option_name(option, family)?;
+    set_int(fd, level, name, value)?;
+    if option == SocketOption::ReceiveEcn && family == Family::Inet6 {
         // IPv4 datagrams on a dual-stack socket keep IPv4's message.
-        (SocketOption::ReceiveEcn, _) => {
-            set_int(fd, libc::IPPROTO_IPV6, libc::IPV6_RECVTCLASS, value)
-                .and_then(|()| set_int(fd, libc::IPPROTO_IP, libc::IP_RECVTOS, value))
-        }
-        (SocketOption::ReceiveOffload, _) => set_int(fd, libc::SOL_UDP, libc::UDP_GRO, value),
-        _ => return None,
-    };
-    Some(result)
+        set_int(fd, libc::IPPROTO_IP, libc::IP_RECVTOS, value)?;
+    }
+    Ok(())
 }
 
-/// As [`set`].
 pub(in crate::sys::polling) fn get(
     socket: &Socket,
     family: Family,
     option: SocketOption,
-) -> Option<io::Result<u32>> {
-    let fd = socket.as_raw_fd();
-    let (level, name) = match (option, family) {
-        (SocketOption::ReceiveDestination, Family::Inet) => (libc::IPPROTO_IP, libc::IP_PKTINFO),
-        (SocketOption::ReceiveDestination, Family::Inet6) => {
-            (libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO)
-        }
-        (SocketOption::ReceiveEcn, Family::Inet) => (libc::IPPROTO_IP, libc::IP_RECVTOS),
-        (SocketOption::ReceiveEcn, Family::Inet6) => (libc::IPPROTO_IPV6, libc::IPV6_RECVTCLASS),
-        (SocketOption::ReceiveOffload, Family::Inet | Family::Inet6) => {
-            (libc::SOL_UDP, libc::UDP_GRO)
-        }
-        (
-            SocketOption::ReceiveDestination
-            | SocketOption::ReceiveEcn
-            | SocketOption::ReceiveOffload,
-            Family::Unix,
-        ) => return Some(Ok(0)),
-        _ => return None,
-    };
-    Some(get_int(fd, level, name).map(|value| value as u32))
+) -> io::Result<u32> {
+    let (level, name) = option_name(option, family)?;
+    get_int(socket.as_raw_fd(), level, name).map(|value| value as u32)
 }
 
 fn set_int(fd: RawFd, level: libc::c_int, name: libc::c_int, value: libc::c_int) -> io::Result<()> {
@@ -452,12 +429,7 @@ fn send_messages(
     } else {
         // SAFETY: so are the first `count`.
         retry(|| unsafe {
-            libc::sendmmsg(
-                fd,
-                headers.as_mut_ptr().cast(),
-                count as _,
-                SEND_FLAGS as _,
-            ) as _
+            libc::sendmmsg(fd, headers.as_mut_ptr().cast(), count as _, SEND_FLAGS as _) as _
         })
     };
     match sent {

@@ -100,11 +100,11 @@ pub(super) unsafe fn decode(name: &MaybeUninit<Name>, len: libc::socklen_t) -> A
             .into()
         }
         _ => {
-            let len = len.min(size_of::<libc::sockaddr_un>()).saturating_sub(UNIX_PATH);
+            let len = len
+                .min(size_of::<libc::sockaddr_un>())
+                .saturating_sub(UNIX_PATH);
             // SAFETY: `len` bytes of the path are initialised, and lie within `name`.
-            let path = unsafe {
-                std::slice::from_raw_parts(name.cast::<u8>().add(UNIX_PATH), len)
-            };
+            let path = unsafe { std::slice::from_raw_parts(name.cast::<u8>().add(UNIX_PATH), len) };
             let path = match path {
                 [0, ..] => path,
                 // The kernel counts the NUL that ends a path.

@@ -4,10 +4,10 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use socket2::{MaybeUninitSlice, MsgHdrMut, SockAddr, Socket};
+use socket2::{SockAddr, Socket};
 
 use crate::address::Address;
-use crate::batch::{Meta, RecvBatch, SendBatch, Slot};
+use crate::batch::{Item, Meta, RecvBatch, SendBatch, Slot};
 use crate::error::unsupported;
 use crate::sys::caps::{Caps, Family, SocketOption};
 use crate::sys::polling::address::{from_sock_addr, to_sock_addr};
@@ -37,19 +37,14 @@ pub(in crate::sys::polling) fn caps(_: &Socket, _: Family, _: &Offload) -> Caps 
     }
 }
 
-/// Options that socket2 does not have. `None`: it is one of those that it has.
+/// The options that socket2 does not have: none of them exists here.
 pub(in crate::sys::polling) fn set(
     _socket: &Socket,
     _family: Family,
     option: SocketOption,
     _value: u32,
-) -> Option<io::Result<()>> {
-    match option {
-        SocketOption::ReceiveDestination
-        | SocketOption::ReceiveEcn
-        | SocketOption::ReceiveOffload => Some(Err(unsupported(option))),
-        _ => None,
-    }
+) -> io::Result<()> {
+    Err(unsupported(option))
 }
 
 /// As [`set`].
@@ -57,13 +52,8 @@ pub(in crate::sys::polling) fn get(
     _socket: &Socket,
     _family: Family,
     option: SocketOption,
-) -> Option<io::Result<u32>> {
-    match option {
-        SocketOption::ReceiveDestination
-        | SocketOption::ReceiveEcn
-        | SocketOption::ReceiveOffload => Some(Ok(0)),
-        _ => None,
-    }
+) -> io::Result<u32> {
+    Err(unsupported(option))
 }
 
 /// Repeats a call that a signal interrupted.
@@ -94,20 +84,29 @@ pub(in crate::sys::polling) fn recv(
         let (len, from) = retry(|| socket.peek_from(as_uninit(buf)))?;
         return Ok((len, Meta::from(source(&from))));
     }
-    let mut from = empty_name();
-    let (len, truncated) = retry(|| {
-        let mut bufs = [MaybeUninitSlice::new(as_uninit(buf))];
-        let mut message = MsgHdrMut::new().with_addr(&mut from).with_buffers(&mut bufs);
-        let len = socket.recvmsg(&mut message, 0)?;
-        Ok((len, message.flags().is_truncated()))
-    })?;
+    let (len, from, truncated) = retry(|| recv_one(socket, as_uninit(buf)))?;
     let mut meta = Meta::from(source(&from));
     meta.truncated = truncated;
     Ok((len, meta))
 }
 
-fn empty_name() -> SockAddr {
-    SockAddr::from(std::net::SocketAddr::from(([0, 0, 0, 0], 0)))
+#[cfg(unix)]
+fn recv_one(socket: &Socket, buf: &mut [MaybeUninit<u8>]) -> io::Result<(usize, SockAddr, bool)> {
+    let mut from = SockAddr::from(std::net::SocketAddr::from(([0, 0, 0, 0], 0)));
+    let mut bufs = [socket2::MaybeUninitSlice::new(buf)];
+    let mut message = socket2::MsgHdrMut::new()
+        .with_addr(&mut from)
+        .with_buffers(&mut bufs);
+    let len = socket.recvmsg(&mut message, 0)?;
+    let truncated = message.flags().is_truncated();
+    Ok((len, from, truncated))
+}
+
+/// Windows reports a datagram that is too large as an error, and drops it.
+#[cfg(windows)]
+fn recv_one(socket: &Socket, buf: &mut [MaybeUninit<u8>]) -> io::Result<(usize, SockAddr, bool)> {
+    let (len, from) = socket.recv_from(buf)?;
+    Ok((len, from, false))
 }
 
 /// A peer without a name comes in a form of its own on some platforms.
@@ -172,11 +171,7 @@ pub(in crate::sys::polling) fn send_batch(
     for (sent, item) in items.iter().enumerate() {
         let (data, rest) = bytes.split_at(item.len);
         bytes = rest;
-        let result = match item.meta {
-            crate::batch::SendMeta { ecn: Some(_), .. } => Err(unsupported("ecn")),
-            crate::batch::SendMeta { source: Some(_), .. } => Err(unsupported("source")),
-            _ => send(socket, data, item.to.as_ref()),
-        };
+        let result = send_item(socket, item, data);
         match result {
             Ok(()) => {}
             Err(_) if sent > 0 => return Ok(sent),
@@ -184,4 +179,14 @@ pub(in crate::sys::polling) fn send_batch(
         }
     }
     Ok(items.len())
+}
+
+fn send_item(socket: &Socket, item: &Item, data: &[u8]) -> io::Result<()> {
+    if item.meta.ecn.is_some() {
+        return Err(unsupported("ecn"));
+    }
+    if item.meta.source.is_some() {
+        return Err(unsupported("source"));
+    }
+    send(socket, data, item.to.as_ref())
 }

@@ -1,0 +1,334 @@
+//! The state that transports and the driver of a datagram endpoint share.
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Waker;
+
+use crate::address::Address;
+use crate::batch::{SendBatch, SendMeta};
+use crate::endpoint::flow::{Flow, DATAGRAM_OVERHEAD};
+use crate::error::{closed, context, copy, invalid};
+use crate::net::UdpSocket;
+#[cfg(unix)]
+use crate::net::UnixDatagram;
+use crate::sys::caps::Family;
+use crate::sys::{Datagram, DatagramOps};
+use crate::wake::WakerSlots;
+
+/// Datagrams that callbacks may queue before they are sent in between.
+const CORKED: usize = 1024;
+
+/// Errors kept for a protocol that is not being driven.
+const ERRORS: usize = 128;
+
+/// Errors in a row that one attempt to send is given.
+const ATTEMPTS: usize = 32;
+
+pub(super) struct Shared {
+    /// The peer that was given when the endpoint was made: the only destination.
+    pub(super) peer: Option<Address>,
+    /// The system knows the peer too: datagrams are sent without an address.
+    connected: bool,
+    family: Family,
+    /// The system tells when there is room for more.
+    pub(super) writable_is_exact: bool,
+    /// Something in the state is for the driver to look at, between two callbacks at the latest.
+    pub(super) attention: AtomicBool,
+    /// Callbacks are running: what they send goes out together when they are done. Cleared, and
+    /// read by those who send, under the lock.
+    corked: AtomicBool,
+    state: Mutex<State>,
+}
+
+/// A socket in the form that its methods are written for.
+#[derive(Clone)]
+pub(super) enum Socket {
+    Udp(Arc<UdpSocket>),
+    #[cfg(unix)]
+    Unix(Arc<UnixDatagram>),
+}
+
+impl Socket {
+    pub(super) fn new(inner: Datagram) -> io::Result<Socket> {
+        #[cfg(unix)]
+        if inner.family() == Family::Unix {
+            return Ok(Socket::Unix(Arc::new(UnixDatagram::from_inner(inner)?)));
+        }
+        Ok(Socket::Udp(Arc::new(UdpSocket::from_inner(inner)?)))
+    }
+
+    pub(super) fn inner(&self) -> &Datagram {
+        match self {
+            Socket::Udp(socket) => socket.inner(),
+            #[cfg(unix)]
+            Socket::Unix(socket) => socket.inner(),
+        }
+    }
+}
+
+/// How far the end has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Phase {
+    Open,
+    /// `close`: what is queued is still sent.
+    Closing,
+    /// `abort`: what is queued is dropped.
+    Aborted,
+    Lost,
+}
+
+pub(super) struct State {
+    pub(super) phase: Phase,
+    /// `connection_made` has been called.
+    pub(super) made: bool,
+    pub(super) socket: Option<Socket>,
+    pub(super) queue: SendBatch,
+    pub(super) flow: Flow,
+    /// For the protocol, in order.
+    pub(super) errors: VecDeque<io::Error>,
+    pub(super) reading: bool,
+    /// Datagrams and errors that reached nobody.
+    pub(super) dropped: u64,
+    /// Wakes the driver.
+    pub(super) driver: Option<Waker>,
+    /// Those who wait for the start, the end, or room in the queue.
+    pub(super) waiters: WakerSlots,
+    pub(super) outcome: io::Result<()>,
+    /// The socket's own address, kept when it is closed.
+    pub(super) local: Option<Address>,
+}
+
+impl Shared {
+    pub(super) fn new(socket: Socket, peer: Option<Address>, connected: bool) -> Arc<Shared> {
+        Arc::new(Shared {
+            peer,
+            connected,
+            family: socket.inner().family(),
+            writable_is_exact: socket.inner().writable_is_exact(),
+            attention: AtomicBool::new(false),
+            corked: AtomicBool::new(false),
+            state: Mutex::new(State {
+                phase: Phase::Open,
+                made: false,
+                socket: Some(socket),
+                queue: SendBatch::new(),
+                flow: Flow::default(),
+                errors: VecDeque::new(),
+                reading: true,
+                dropped: 0,
+                driver: None,
+                waiters: WakerSlots::new(),
+                outcome: Ok(()),
+                local: None,
+            }),
+        })
+    }
+
+    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Has the driver look at the state, now or after the callback that is running.
+    pub(super) fn call_driver(&self, state: &mut State) {
+        self.attention.store(true, Ordering::Release);
+        if !self.is_corked() {
+            if let Some(driver) = &state.driver {
+                driver.wake_by_ref();
+            }
+        }
+    }
+
+    /// `connection_made` has been called.
+    pub(super) fn set_made(&self) {
+        let mut state = self.lock();
+        state.made = true;
+        state.waiters.wake();
+    }
+
+    /// From here to `uncork`, what is sent is queued.
+    pub(super) fn cork(&self) {
+        self.corked.store(true, Ordering::Release);
+    }
+
+    fn is_corked(&self) -> bool {
+        self.corked.load(Ordering::Acquire)
+    }
+
+    /// Sends what callbacks have queued.
+    pub(super) fn uncork(&self) {
+        let mut state = self.lock();
+        self.corked.store(false, Ordering::Release);
+        if !state.queue.is_empty() {
+            self.send_queued(&mut state);
+        }
+    }
+
+    /// Sends what goes without waiting.
+    fn send_queued(&self, state: &mut State) {
+        let Some(socket) = state.socket.clone() else {
+            return;
+        };
+        let mut failures = 0;
+        while !state.queue.is_empty() && failures < ATTEMPTS {
+            match socket.inner().try_send_batch(&mut state.queue) {
+                Ok(_) => failures = 0,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) => {
+                    failures += 1;
+                    self.fail_front(state, error, failures);
+                }
+            }
+        }
+        self.settle(state);
+    }
+
+    /// Brings the accounting up to date after the queue has shrunk.
+    pub(super) fn settle(&self, state: &mut State) {
+        let size = state.queue.size() + state.queue.len() * DATAGRAM_OVERHEAD;
+        let sent = state.flow.size() - size;
+        state.flow.remove(sent);
+        state.flow.check_pause();
+        if state.flow.check_resume() {
+            state.waiters.wake();
+        }
+        if !state.queue.is_empty() || state.flow.has_change() {
+            self.call_driver(state);
+        }
+    }
+
+    /// The system refused the datagram at the front: it is dropped and reported.
+    pub(super) fn fail_front(&self, state: &mut State, error: io::Error, failures: usize) {
+        // On a connected IP socket this is what became of an earlier datagram; the one at the
+        // front was not even tried.
+        let earlier = self.is_about_earlier(&error) && failures <= 1;
+        let (items, _) = state.queue.waiting();
+        let Some(front) = items.first() else {
+            return;
+        };
+        let error = match (earlier, front.to.or(self.peer)) {
+            (false, Some(to)) => context(error, format_args!("send {} bytes to {to}", front.len)),
+            _ => error,
+        };
+        if !earlier {
+            state.queue.advance(1);
+        }
+        self.report(state, error);
+    }
+
+    fn is_about_earlier(&self, error: &io::Error) -> bool {
+        self.connected
+            && self.family != Family::Unix
+            && error.kind() == io::ErrorKind::ConnectionRefused
+    }
+
+    /// Keeps an error for the protocol.
+    pub(super) fn report(&self, state: &mut State, error: io::Error) {
+        if state.errors.len() < ERRORS {
+            state.errors.push_back(error);
+        } else {
+            state.dropped += 1;
+        }
+        self.call_driver(state);
+    }
+
+    /// The end: the socket is closed unless the user holds it, and whoever waits is told.
+    pub(super) fn lose(&self, outcome: io::Result<()>) {
+        let (socket, mut waiters) = {
+            let mut state = self.lock();
+            if state.phase == Phase::Lost {
+                return;
+            }
+            if state.phase != Phase::Aborted {
+                self.send_queued(&mut state);
+            }
+            state.phase = Phase::Lost;
+            state.dropped += (state.queue.len() + state.errors.len()) as u64;
+            state.queue.clear();
+            state.errors.clear();
+            self.settle(&mut state);
+            state.outcome = outcome;
+            state.driver = None;
+            let socket = state.socket.take();
+            state.local = socket
+                .as_ref()
+                .and_then(|socket| socket.inner().local_addr().ok());
+            (socket, std::mem::take(&mut state.waiters))
+        };
+        drop(socket);
+        waiters.wake();
+    }
+
+    pub(super) fn socket(&self) -> Option<Socket> {
+        self.lock().socket.clone()
+    }
+
+    pub(super) fn send(&self, data: &[u8], to: Option<&Address>) -> io::Result<()> {
+        let to = self.destination(to)?;
+        let mut state = self.lock();
+        if state.phase != Phase::Open {
+            state.dropped += 1;
+            return Err(closed("the datagram endpoint"));
+        }
+        if !self.is_corked() && state.queue.is_empty() && self.send_now(&mut state, data, to) {
+            return Ok(());
+        }
+        state.queue.push_with(data, to, SendMeta::default());
+        state.flow.add(data.len() + DATAGRAM_OVERHEAD);
+        if self.is_corked() {
+            if state.flow.is_over() || state.queue.len() >= CORKED {
+                self.send_queued(&mut state);
+            }
+        } else {
+            state.flow.check_pause();
+            self.call_driver(&mut state);
+        }
+        Ok(())
+    }
+
+    /// Tries to send without queueing; false if it would block.
+    fn send_now(&self, state: &mut State, data: &[u8], to: Option<&Address>) -> bool {
+        let Some(socket) = state.socket.clone() else {
+            return true;
+        };
+        let mut result = socket.inner().try_send(data, to);
+        if let Err(error) = &result {
+            if self.is_about_earlier(error) {
+                self.report(state, copy(error));
+                result = socket.inner().try_send(data, to);
+            }
+        }
+        match result {
+            Ok(()) => true,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => false,
+            Err(error) => {
+                let error = match to.or(self.peer.as_ref()) {
+                    Some(to) => context(error, format_args!("send {} bytes to {to}", data.len())),
+                    None => error,
+                };
+                self.report(state, error);
+                true
+            }
+        }
+    }
+
+    /// What to tell the system, given what the user named.
+    fn destination<'a>(&'a self, to: Option<&'a Address>) -> io::Result<Option<&'a Address>> {
+        match (&self.peer, to) {
+            (Some(peer), Some(to)) if peer != to => Err(invalid(format_args!(
+                "cannot send to {to}: the endpoint's only peer is {peer}"
+            ))),
+            (Some(_), _) if self.connected => Ok(None),
+            (Some(peer), _) => Ok(Some(peer)),
+            (None, Some(to)) if Family::of(to) != self.family => Err(invalid(format_args!(
+                "cannot send to {to}: the endpoint is of family {}",
+                self.family
+            ))),
+            (None, Some(to)) => Ok(Some(to)),
+            (None, None) => Err(invalid(
+                "the endpoint has no remote_addr: name the destination with send_to",
+            )),
+        }
+    }
+}
