@@ -21,7 +21,11 @@ impl DatagramProtocol for Client {
     }
 
     fn datagram_received(&mut self, transport: &DatagramTransport, data: &[u8], _: &Address) {
-        println!("{} client: got {:?}", self.name, String::from_utf8_lossy(data));
+        println!(
+            "{} client: got {:?}",
+            self.name,
+            String::from_utf8_lossy(data)
+        );
         transport.close();
     }
 

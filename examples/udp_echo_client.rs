@@ -11,7 +11,11 @@ use coracle::time::timeout;
 
 async fn exchange(addr: &str, message: &str) -> io::Result<String> {
     let server = coracle::net::resolve(addr).await?[0];
-    let any = if server.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+    let any = if server.is_ipv4() {
+        "0.0.0.0:0"
+    } else {
+        "[::]:0"
+    };
     let socket = UdpSocket::bind(any).await?;
     socket.connect(server).await?;
     socket.send(message.as_bytes()).await?;

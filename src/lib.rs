@@ -1,4 +1,52 @@
 //! A minimal asynchronous runtime in the smol style, with asyncio's datagram endpoints.
+//!
+//! coracle is a small executor and a reactor on the `polling` crate. It has two faces over one set
+//! of sockets:
+//!
+//! - **Endpoints**, asyncio's face: callbacks on a protocol object, and a transport to send with.
+//!   [`create_datagram_endpoint`] works over IPv4, IPv6 and Unix datagrams. Datagrams are received
+//!   and sent in batches, and the bytes are lent to the callback: nothing is allocated for them.
+//! - **Sockets**, smol's face: [`net::UdpSocket`] and [`net::UnixDatagram`] with async methods on
+//!   `&self`, and batches too.
+//!
+//! ```
+//! use coracle::{create_datagram_endpoint, on_datagram, DatagramOptions};
+//!
+//! fn main() -> std::io::Result<()> {
+//!     coracle::block_on(async {
+//!         let options = DatagramOptions::new().local_addr("127.0.0.1:0");
+//!         let echo = on_datagram(|transport, data, from| {
+//!             let _ = transport.send_to(data, from);
+//!         });
+//!         let (transport, _) = create_datagram_endpoint(|| echo, options).await?;
+//!         println!("listening on {}", transport.local_addr()?);
+//! #       transport.close();
+//!         transport.closed().await
+//!     })
+//! }
+//! ```
+//!
+//! # The runtime
+//! [`block_on`] runs a future and the tasks it [`spawn`]s on the calling thread, and returns when
+//! the future has ended; nothing is left behind. There is no hidden thread (but one for as long as
+//! a host name is being looked up) and no global state: two threads that call `block_on` have two
+//! runtimes. To use several processors, run one on each thread, every one with a socket of its own
+//! bound with [`reuse_port`](DatagramOptions::reuse_port).
+//!
+//! # Other executors
+//! Sockets, timers and endpoints work on any executor: where no coracle runtime is running on the
+//! thread, they are driven by `async-io` (feature `async-io`, on by default).
+//! [`create_datagram_endpoint_with_driver`] leaves it to the caller to spawn the endpoint's driver.
+//!
+//! # Features
+//! - `async-io` (default): other executors, and conversions from and into `async_io::Async`.
+//!   Without it, sockets and timers work inside [`block_on`] only.
+//!
+//! # Platforms
+//! Linux is the home, where system calls are the budget: an echoed datagram costs three, a batch
+//! of them little more. macOS, the BSDs, illumos, Android and Windows go through `polling`, one
+//! datagram a call; what they lack gives `Unsupported`, and can be asked for with
+//! [`net::UdpSocket::caps`].
 #![deny(unsafe_code)]
 
 mod address;

@@ -1,0 +1,305 @@
+//! What the integration tests share: patience, a protocol that records, processes of their own.
+// Each test binary uses a part of it.
+#![allow(dead_code)]
+
+use std::future::{poll_fn, Future};
+use std::io;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::Command;
+use std::sync::{Arc, Mutex};
+use std::task::{Poll, Waker};
+use std::time::Duration;
+
+use coracle::{
+    create_datagram_endpoint, on_datagram, Address, DatagramOptions, DatagramProtocol,
+    DatagramTransport, ProtocolHandle,
+};
+
+/// How long anything may take before it counts as hanging.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The future's value; a panic instead of a hang.
+pub(crate) async fn within<F: Future>(future: F) -> F::Output {
+    match coracle::time::timeout(PATIENCE, future).await {
+        Ok(output) => output,
+        Err(_) => panic!("nothing came of it within {PATIENCE:?}"),
+    }
+}
+
+/// `block_on` with a panic instead of a hang.
+pub(crate) fn block_on_within<F: Future>(future: F) -> F::Output {
+    coracle::block_on(within(future))
+}
+
+/// What a panic said.
+pub(crate) fn panic_message(payload: &(dyn std::any::Any + Send)) -> String {
+    match (payload.downcast_ref::<&str>(), payload.downcast_ref()) {
+        (Some(text), _) => text.to_string(),
+        (None, Some(text)) => String::clone(text),
+        (None, None) => "(no text)".into(),
+    }
+}
+
+/// What `f` says when it panics, as it must.
+#[track_caller]
+pub(crate) fn panics<R>(f: impl FnOnce() -> R) -> String {
+    match std::panic::catch_unwind(std::panic::AssertUnwindSafe(f)) {
+        Ok(_) => panic!("no panic"),
+        Err(payload) => panic_message(&*payload),
+    }
+}
+
+/// One callback of a protocol.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Event {
+    Made,
+    Received(Vec<u8>, Address),
+    Error(io::ErrorKind, String),
+    Pause,
+    Resume,
+    Lost(Option<io::ErrorKind>),
+}
+
+/// The callbacks so far, and those who wait for more.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Log(Arc<Mutex<(Vec<Event>, Vec<Waker>)>>);
+
+impl Log {
+    pub(crate) fn new() -> Log {
+        Log::default()
+    }
+
+    fn push(&self, event: Event) {
+        let mut log = self.0.lock().unwrap();
+        log.0.push(event);
+        let wakers = std::mem::take(&mut log.1);
+        drop(log);
+        wakers.into_iter().for_each(Waker::wake);
+    }
+
+    pub(crate) fn events(&self) -> Vec<Event> {
+        self.0.lock().unwrap().0.clone()
+    }
+
+    /// The datagrams so far.
+    pub(crate) fn received(&self) -> Vec<Vec<u8>> {
+        let data = |event| match event {
+            Event::Received(data, _) => Some(data),
+            _ => None,
+        };
+        self.events().into_iter().filter_map(data).collect()
+    }
+
+    /// The errors so far.
+    pub(crate) fn errors(&self) -> Vec<(io::ErrorKind, String)> {
+        let error = |event| match event {
+            Event::Error(kind, text) => Some((kind, text)),
+            _ => None,
+        };
+        self.events().into_iter().filter_map(error).collect()
+    }
+
+    /// Waits until the callbacks are as wanted.
+    pub(crate) async fn until(&self, wanted: impl Fn(&[Event]) -> bool) {
+        let waiting = poll_fn(|cx| {
+            let mut log = self.0.lock().unwrap();
+            if wanted(&log.0) {
+                return Poll::Ready(());
+            }
+            log.1.push(cx.waker().clone());
+            Poll::Pending
+        });
+        if coracle::time::timeout(PATIENCE, waiting).await.is_err() {
+            panic!("waited in vain, there was: {:?}", self.events());
+        }
+    }
+
+    /// Waits for so many datagrams.
+    pub(crate) async fn until_received(&self, count: usize) {
+        let is_datagram = |event: &&Event| matches!(event, Event::Received(..));
+        self.until(|events| events.iter().filter(is_datagram).count() >= count)
+            .await;
+    }
+
+    /// Waits for so many errors.
+    pub(crate) async fn until_errors(&self, count: usize) {
+        let is_error = |event: &&Event| matches!(event, Event::Error(..));
+        self.until(|events| events.iter().filter(is_error).count() >= count)
+            .await;
+    }
+}
+
+type Reaction = Box<dyn FnMut(&DatagramTransport, &Event) + Send>;
+
+/// A protocol that records its callbacks, and may react to them.
+pub(crate) struct Recorder {
+    log: Log,
+    reaction: Reaction,
+}
+
+impl Recorder {
+    pub(crate) fn new(log: &Log) -> Recorder {
+        Recorder::reacting(log, |_, _| {})
+    }
+
+    pub(crate) fn reacting(
+        log: &Log,
+        reaction: impl FnMut(&DatagramTransport, &Event) + Send + 'static,
+    ) -> Recorder {
+        Recorder {
+            log: log.clone(),
+            reaction: Box::new(reaction),
+        }
+    }
+
+    fn note(&mut self, transport: &DatagramTransport, event: Event) {
+        // Recorded first: the reaction may panic.
+        self.log.push(event.clone());
+        (self.reaction)(transport, &event);
+    }
+}
+
+impl DatagramProtocol for Recorder {
+    fn connection_made(&mut self, transport: &DatagramTransport) {
+        self.note(transport, Event::Made);
+    }
+
+    fn datagram_received(&mut self, transport: &DatagramTransport, data: &[u8], from: &Address) {
+        self.note(transport, Event::Received(data.to_vec(), *from));
+    }
+
+    fn error_received(&mut self, transport: &DatagramTransport, error: io::Error) {
+        self.note(transport, Event::Error(error.kind(), error.to_string()));
+    }
+
+    fn pause_writing(&mut self, transport: &DatagramTransport) {
+        self.note(transport, Event::Pause);
+    }
+
+    fn resume_writing(&mut self, transport: &DatagramTransport) {
+        self.note(transport, Event::Resume);
+    }
+
+    fn connection_lost(&mut self, transport: &DatagramTransport, error: Option<&io::Error>) {
+        self.note(transport, Event::Lost(error.map(io::Error::kind)));
+    }
+}
+
+/// An endpoint that records.
+pub(crate) async fn recording(
+    log: &Log,
+    options: DatagramOptions,
+) -> (DatagramTransport, ProtocolHandle<Recorder>) {
+    let made = create_datagram_endpoint(|| Recorder::new(log), options);
+    within(made).await.unwrap()
+}
+
+/// An endpoint that records and reacts.
+pub(crate) async fn reacting(
+    log: &Log,
+    options: DatagramOptions,
+    reaction: impl FnMut(&DatagramTransport, &Event) + Send + 'static,
+) -> (DatagramTransport, ProtocolHandle<Recorder>) {
+    let made = create_datagram_endpoint(|| Recorder::reacting(log, reaction), options);
+    within(made).await.unwrap()
+}
+
+/// An endpoint that sends everything back.
+pub(crate) async fn echoing(options: DatagramOptions) -> DatagramTransport {
+    let echo = || {
+        on_datagram(|transport: &DatagramTransport, data, from| {
+            transport.send_to(data, from).unwrap();
+        })
+    };
+    within(create_datagram_endpoint(echo, options))
+        .await
+        .unwrap()
+        .0
+}
+
+/// Options for an IPv4 endpoint with a port of its own.
+pub(crate) fn local_v4() -> DatagramOptions {
+    DatagramOptions::new().local_addr("127.0.0.1:0")
+}
+
+/// What making an endpoint with these options is refused with.
+pub(crate) async fn refusal(options: DatagramOptions) -> io::Error {
+    let text = format!("{options:?}");
+    match within(create_datagram_endpoint(|| Recorder::new(&Log::new()), options)).await {
+        Ok(_) => panic!("was accepted: {text}"),
+        Err(error) => error,
+    }
+}
+
+/// Closes an endpoint and waits for its end.
+pub(crate) async fn close(transport: &DatagramTransport) {
+    transport.close();
+    within(transport.closed()).await.unwrap();
+}
+
+/// A std socket that fails instead of hanging.
+pub(crate) fn std_udp() -> std::net::UdpSocket {
+    let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    socket
+}
+
+/// An address where nobody listens, nor will: no other test binds to this IP where the system
+/// has more than one.
+pub(crate) fn dead_addr() -> SocketAddr {
+    use std::sync::atomic::{AtomicU8, Ordering};
+    static NEXT: AtomicU8 = AtomicU8::new(1);
+    let ip = match cfg!(target_os = "linux") {
+        true => {
+            let pid = std::process::id();
+            let next = NEXT.fetch_add(1, Ordering::Relaxed);
+            [127, 1 + (pid % 200) as u8, (pid / 200 % 256) as u8, next]
+        }
+        false => [127, 0, 0, 1],
+    };
+    let socket = std::net::UdpSocket::bind(SocketAddr::from((ip, 0))).unwrap();
+    socket.local_addr().unwrap()
+}
+
+/// The raw code of an error, or of the first of its sources that has one.
+pub(crate) fn raw_code(error: &io::Error) -> Option<i32> {
+    if let Some(code) = error.raw_os_error() {
+        return Some(code);
+    }
+    let mut source = std::error::Error::source(error);
+    while let Some(error) = source {
+        if let Some(code) = error.downcast_ref().and_then(io::Error::raw_os_error) {
+            return Some(code);
+        }
+        source = error.source();
+    }
+    None
+}
+
+/// Runs the body of a test in a process of its own: `test` is the test's name, `command` makes the
+/// process from the path of this program.
+pub(crate) fn in_process(
+    test: &str,
+    command: impl FnOnce(&Path) -> Command,
+    body: impl FnOnce(),
+) {
+    const HERE: &str = "CORACLE_TEST_PROCESS";
+    if std::env::var_os(HERE).is_some_and(|here| here == test) {
+        return body();
+    }
+    let program = std::env::current_exe().unwrap();
+    let output = command(&program)
+        .args([test, "--exact", "--nocapture", "--test-threads=1"])
+        .env(HERE, test)
+        .output()
+        .unwrap();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let stdout = text(&output.stdout);
+    assert!(
+        output.status.success() && stdout.contains("1 passed"),
+        "{}\n{stdout}\n{}",
+        output.status,
+        text(&output.stderr)
+    );
+}
