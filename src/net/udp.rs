@@ -74,6 +74,44 @@ impl UdpSocket {
         .await
     }
 
+    /// Makes a socket that is not bound yet, for what must be set before: see
+    /// [`bind_to`](UdpSocket::bind_to). The first send binds it to a port that the system chooses.
+    ///
+    /// # Errors
+    /// - `InvalidInput`: the family is not IP.
+    /// - the system's, for want of descriptors for example.
+    ///
+    /// # Examples
+    /// ```
+    /// use coracle::net::{Family, UdpSocket};
+    ///
+    /// coracle::block_on(async {
+    ///     let socket = UdpSocket::unbound(Family::Inet6).await?;
+    ///     socket.set_only_v6(true)?;
+    ///     socket.bind_to(&"[::]:0".parse()?).await
+    /// })
+    /// # .unwrap();
+    /// ```
+    pub async fn unbound(family: Family) -> io::Result<UdpSocket> {
+        if family == Family::Unix {
+            return Err(invalid("a UDP socket cannot be of family Unix"));
+        }
+        Datagram::open(&DatagramConfig::new(family))
+            .await
+            .map(|inner| UdpSocket { inner })
+    }
+
+    /// Binds a socket made with [`unbound`](UdpSocket::unbound).
+    ///
+    /// # Errors
+    /// As [`bind`](UdpSocket::bind), and `InvalidInput` if it is bound already.
+    ///
+    /// # Cancel safety
+    /// The socket may be bound or not.
+    pub async fn bind_to(&self, addr: &Address) -> io::Result<()> {
+        self.inner.bind(addr).await
+    }
+
     /// Takes only datagrams of the peer `addr` from now on, sends to it what has no other address,
     /// and learns of the errors that the network reports about it.
     ///
@@ -197,6 +235,34 @@ impl UdpSocket {
         self.get(SocketOption::ReusePort).map(|on| on != 0)
     }
 
+    /// Lets other sockets of the same user bind the same address and share its datagrams; to be
+    /// set before binding, by each of them.
+    ///
+    /// # Errors
+    /// - `Unsupported`: not on this platform (Windows, illumos, WASI).
+    ///
+    /// # Examples
+    /// ```
+    /// # #[cfg(not(windows))]
+    /// # {
+    /// use coracle::net::{Family, UdpSocket};
+    ///
+    /// coracle::block_on(async {
+    ///     let first = UdpSocket::unbound(Family::Inet).await?;
+    ///     first.set_reuse_port(true)?;
+    ///     first.bind_to(&"127.0.0.1:0".parse()?).await?;
+    ///
+    ///     let second = UdpSocket::unbound(Family::Inet).await?;
+    ///     second.set_reuse_port(true)?;
+    ///     second.bind_to(&first.local_addr()?).await
+    /// })
+    /// # .unwrap();
+    /// # }
+    /// ```
+    pub fn set_reuse_port(&self, on: bool) -> io::Result<()> {
+        self.set(SocketOption::ReusePort, on.into())
+    }
+
     /// The hops that sent datagrams may take (`IP_TTL`, `IPV6_UNICAST_HOPS`).
     ///
     /// # Errors
@@ -219,6 +285,14 @@ impl UdpSocket {
     /// As getsockopt(2) gives them; the socket may be an IPv4 one.
     pub fn only_v6(&self) -> io::Result<bool> {
         self.get(SocketOption::OnlyV6).map(|on| on != 0)
+    }
+
+    /// Sets whether an IPv6 socket leaves IPv4 alone; to be set before binding.
+    ///
+    /// # Errors
+    /// As setsockopt(2) gives them; the socket may be an IPv4 one, or bound.
+    pub fn set_only_v6(&self, on: bool) -> io::Result<()> {
+        self.set(SocketOption::OnlyV6, on.into())
     }
 
     /// Joins the multicast group `group` on an interface: its datagrams are received from now on.

@@ -87,6 +87,8 @@ pub(crate) trait DatagramOps: Sized + Send + Sync + 'static {
     /// Gives the socket back to the user.
     fn into_socket(self) -> io::Result<Socket>;
 
+    /// Binds a socket that was opened without.
+    async fn bind(&self, to: &Address) -> io::Result<()>;
     fn connect(&self, to: &Address) -> io::Result<()>;
     fn local_addr(&self) -> io::Result<Address>;
     fn peer_addr(&self) -> io::Result<Address>;

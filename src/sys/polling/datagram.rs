@@ -122,7 +122,7 @@ fn open(config: &DatagramConfig) -> io::Result<socket2::Socket> {
     let socket = socket2::Socket::new(domain(config.family), Type::DGRAM, protocol)
         .map_err(|error| context(error, format_args!("{} datagram socket", config.family)))?;
     if config.reuse_port {
-        options::set_reuse_port(&socket).map_err(|error| context(error, "reuse_port"))?;
+        options::set_reuse_port(&socket, true).map_err(|error| context(error, "reuse_port"))?;
     }
     if config.broadcast {
         socket
@@ -131,7 +131,7 @@ fn open(config: &DatagramConfig) -> io::Result<socket2::Socket> {
     }
     socket.set_nonblocking(true)?;
     if let Some(addr) = &config.bind {
-        bind(&socket, addr).map_err(|error| context(error, format_args!("bind {addr}")))?;
+        bind(&socket, addr)?;
     }
     if let Some(addr) = &config.connect {
         socket
@@ -146,7 +146,9 @@ fn bind(socket: &socket2::Socket, addr: &Address) -> io::Result<()> {
     if is_unnamed && !cfg!(any(target_os = "linux", target_os = "android")) {
         return Err(unsupported("an automatic Unix address"));
     }
-    socket.bind(&to_sock_addr(addr)?)
+    socket
+        .bind(&to_sock_addr(addr)?)
+        .map_err(|error| context(error, format_args!("bind {addr}")))
 }
 
 impl DatagramOps for Datagram {
@@ -181,6 +183,10 @@ impl DatagramOps for Datagram {
 
     fn into_socket(self) -> io::Result<Socket> {
         self.source.into_io().map(Socket)
+    }
+
+    async fn bind(&self, to: &Address) -> io::Result<()> {
+        bind(self.io(), to)
     }
 
     fn connect(&self, to: &Address) -> io::Result<()> {

@@ -36,8 +36,7 @@ pub(super) fn set(io: &Socket, family: Family, option: SocketOption, value: u32)
     let on = value != 0;
     match option {
         SocketOption::Broadcast => io.set_broadcast(on),
-        SocketOption::ReusePort if on => set_reuse_port(io),
-        SocketOption::ReusePort => Err(invalid("reuse_port cannot be turned off")),
+        SocketOption::ReusePort => set_reuse_port(io, on),
         SocketOption::Ttl if v4 => io.set_ttl_v4(value),
         SocketOption::Ttl => io.set_unicast_hops_v6(value),
         SocketOption::OnlyV6 => io.set_only_v6(on),
@@ -62,19 +61,19 @@ fn saturate(size: usize) -> u32 {
     unix,
     not(any(target_os = "solaris", target_os = "illumos", target_os = "cygwin"))
 ))]
-pub(super) fn set_reuse_port(socket: &socket2::Socket) -> io::Result<()> {
+pub(super) fn set_reuse_port(socket: &Socket, on: bool) -> io::Result<()> {
     // Linux refuses it for Unix sockets since 6.12; before, it took it and did nothing.
     if family_of(socket)? == Family::Unix {
         return Err(unsupported("reuse_port on a Unix socket"));
     }
-    socket.set_reuse_port(true)
+    socket.set_reuse_port(on)
 }
 
 #[cfg(not(all(
     unix,
     not(any(target_os = "solaris", target_os = "illumos", target_os = "cygwin"))
 )))]
-pub(super) fn set_reuse_port(_socket: &socket2::Socket) -> io::Result<()> {
+pub(super) fn set_reuse_port(_socket: &Socket, _on: bool) -> io::Result<()> {
     Err(unsupported("reuse_port"))
 }
 
@@ -82,7 +81,7 @@ pub(super) fn set_reuse_port(_socket: &socket2::Socket) -> io::Result<()> {
     unix,
     not(any(target_os = "solaris", target_os = "illumos", target_os = "cygwin"))
 ))]
-fn reuse_port(socket: &socket2::Socket) -> io::Result<bool> {
+fn reuse_port(socket: &Socket) -> io::Result<bool> {
     socket.reuse_port()
 }
 
@@ -90,7 +89,7 @@ fn reuse_port(socket: &socket2::Socket) -> io::Result<bool> {
     unix,
     not(any(target_os = "solaris", target_os = "illumos", target_os = "cygwin"))
 )))]
-fn reuse_port(_socket: &socket2::Socket) -> io::Result<bool> {
+fn reuse_port(_socket: &Socket) -> io::Result<bool> {
     Ok(false)
 }
 

@@ -134,12 +134,13 @@ impl Writer<'_> {
 /// `header` is as a successful receive has left it, and the buffers it points to are alive.
 pub(super) unsafe fn read(header: &libc::msghdr, meta: &mut Meta) {
     // SAFETY: the kernel wrote `msg_controllen` bytes of well-formed control messages.
-    let mut next = unsafe { libc::CMSG_FIRSTHDR(header) };
-    // SAFETY: a pointer from CMSG_FIRSTHDR or CMSG_NXTHDR is null or points to a whole header.
-    while let Some(cmsg) = unsafe { next.as_ref() } {
-        // SAFETY: each value is read only if the message is long enough for its type.
+    let mut cmsg: *const libc::cmsghdr = unsafe { libc::CMSG_FIRSTHDR(header) };
+    // A reference to the header would not cover the value behind it: pointers all the way.
+    while !cmsg.is_null() {
+        // SAFETY: what CMSG_FIRSTHDR and CMSG_NXTHDR give is null or a whole message, and each
+        // value is read only if the message is long enough for its type.
         unsafe {
-            match (cmsg.cmsg_level, cmsg.cmsg_type) {
+            match ((*cmsg).cmsg_level, (*cmsg).cmsg_type) {
                 (libc::SOL_UDP, libc::UDP_GRO) => {
                     meta.segment_size = value::<libc::c_int>(cmsg)
                         .and_then(|size| usize::try_from(size).ok())
@@ -166,17 +167,22 @@ pub(super) unsafe fn read(header: &libc::msghdr, meta: &mut Meta) {
                 }
                 _ => {}
             }
-            next = libc::CMSG_NXTHDR(header, next);
+            cmsg = libc::CMSG_NXTHDR(header, cmsg);
         }
     }
 }
 
 /// # Safety
 /// `cmsg` points to a whole control message.
-unsafe fn value<T: Copy>(cmsg: &libc::cmsghdr) -> Option<T> {
-    // SAFETY: CMSG_LEN only computes.
-    let needed = unsafe { libc::CMSG_LEN(size_of::<T>() as _) } as usize;
-    if (cmsg.cmsg_len as usize) < needed {
+unsafe fn value<T: Copy>(cmsg: *const libc::cmsghdr) -> Option<T> {
+    // SAFETY: the message is whole, and CMSG_LEN only computes.
+    let (len, needed) = unsafe {
+        (
+            (*cmsg).cmsg_len as usize,
+            libc::CMSG_LEN(size_of::<T>() as _) as usize,
+        )
+    };
+    if len < needed {
         return None;
     }
     // SAFETY: the message is long enough, and the value is read unaligned.
