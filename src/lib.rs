@@ -51,6 +51,7 @@
 
 mod address;
 mod batch;
+mod budget;
 mod endpoint;
 mod error;
 pub mod net;

@@ -10,6 +10,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use crate::batch::Lent;
+use crate::budget;
 use crate::endpoint::flow::Change;
 use crate::endpoint::protocol::{Cell, DatagramProtocol};
 use crate::endpoint::shared::{Phase, Socket};
@@ -333,6 +334,7 @@ impl<P: DatagramProtocol> Future for DatagramDriver<P> {
                 Round::Lost => return Poll::Ready(()),
             }
         }
+        budget::request_look();
         cx.waker().wake_by_ref();
         Poll::Pending
     }

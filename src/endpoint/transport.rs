@@ -8,7 +8,7 @@ use std::task::Poll;
 
 use crate::address::Address;
 use crate::endpoint::shared::{Phase, Shared, Socket, State};
-use crate::error::{closed, copy, invalid};
+use crate::error::{closed, copy};
 use crate::net::UdpSocket;
 #[cfg(unix)]
 use crate::net::UnixDatagram;
@@ -182,7 +182,9 @@ impl DatagramTransport {
             Some(Socket::Udp(socket)) => Ok(socket),
             None => Err(closed("the datagram endpoint")),
             #[cfg(unix)]
-            Some(Socket::Unix(_)) => Err(invalid("a Unix endpoint has no UDP socket")),
+            Some(Socket::Unix(_)) => {
+                Err(crate::error::invalid("a Unix endpoint has no UDP socket"))
+            }
         }
     }
 
@@ -199,7 +201,7 @@ impl DatagramTransport {
         match self.shared.socket() {
             Some(Socket::Unix(socket)) => Ok(socket),
             None => Err(closed("the datagram endpoint")),
-            Some(Socket::Udp(_)) => Err(invalid("an IP endpoint has no Unix socket")),
+            Some(Socket::Udp(_)) => Err(crate::error::invalid("an IP endpoint has no Unix socket")),
         }
     }
 

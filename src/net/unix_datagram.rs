@@ -9,6 +9,7 @@ use std::task::{ready, Context, Poll};
 
 use crate::address::Address;
 use crate::batch::{Meta, RecvBatch, SendBatch};
+use crate::budget;
 use crate::error::{context, invalid};
 use crate::net::backoff::Backoff;
 use crate::net::options::{common_io, common_methods, conversions, escape_hatch};
@@ -122,6 +123,10 @@ impl UnixDatagram {
     async fn send_when_room(&self, data: &[u8], to: Option<&Address>) -> io::Result<usize> {
         let mut backoff = Backoff::new();
         poll_fn(|cx| loop {
+            if budget::spend() {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
             match self.inner.try_send(data, to) {
                 Ok(()) => return Poll::Ready(Ok(data.len())),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
@@ -159,6 +164,10 @@ impl UnixDatagram {
         }
         let mut backoff = Backoff::new();
         let result = poll_fn(|cx| loop {
+            if budget::spend() {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
             match self.inner.try_send_batch(batch) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 result => return Poll::Ready(result),

@@ -7,6 +7,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
+use crate::budget;
 use crate::runtime::queue::{Local, RootWaker};
 use crate::sys::{clock, Step};
 
@@ -59,6 +60,9 @@ impl<'a, F: Future> Core<'a, F> {
                     }
                 }
                 None => break,
+            }
+            if budget::take_look() {
+                break;
             }
         }
         if !self.local.is_empty() {

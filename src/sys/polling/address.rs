@@ -91,7 +91,15 @@ pub(super) fn domain(family: Family) -> socket2::Domain {
 
 /// The family of an open socket, told from its own address.
 pub(super) fn family_of(socket: &socket2::Socket) -> io::Result<Family> {
-    from_sock_addr(&socket.local_addr()?).map(|addr| Family::of(&addr))
+    match socket.local_addr() {
+        Ok(addr) => from_sock_addr(&addr).map(|addr| Family::of(&addr)),
+        // On Windows a socket has no address before it is bound, but IPv6's have their options.
+        Err(_) if cfg!(windows) => Ok(match socket.only_v6() {
+            Ok(_) => Family::Inet6,
+            Err(_) => Family::Inet,
+        }),
+        Err(error) => Err(error),
+    }
 }
 
 #[cfg(unix)]

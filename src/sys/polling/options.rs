@@ -5,7 +5,6 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use socket2::Socket;
 
-use super::address::family_of;
 use super::kernel::msg;
 use crate::error::{context, invalid, unsupported};
 use crate::sys::caps::{Family, Interface, Membership, SocketOption};
@@ -63,7 +62,7 @@ fn saturate(size: usize) -> u32 {
 ))]
 pub(super) fn set_reuse_port(socket: &Socket, on: bool) -> io::Result<()> {
     // Linux refuses it for Unix sockets since 6.12; before, it took it and did nothing.
-    if family_of(socket)? == Family::Unix {
+    if super::address::family_of(socket)? == Family::Unix {
         return Err(unsupported("reuse_port on a Unix socket"));
     }
     socket.set_reuse_port(on)

@@ -14,6 +14,7 @@ use polling::{Event, PollMode, Poller};
 
 use super::foreign::Foreign;
 use super::reactor::Registry;
+use crate::budget;
 use crate::wake::WakerSlots;
 
 /// Which way the bytes go.
@@ -213,6 +214,10 @@ impl Source {
     ) -> Poll<io::Result<T>> {
         loop {
             ready!(self.poll_ready(direction, cx))?;
+            if budget::spend() {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
             match operation() {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     self.clear_ready(direction);

@@ -1,0 +1,48 @@
+//! Fairness: how much may be done before somebody else has a turn.
+
+use std::cell::Cell;
+
+/// Socket operations that succeed at once before the task that does them has to yield: a socket
+/// that always has data must not keep its thread for itself.
+const OPERATIONS: u32 = 128;
+
+thread_local! {
+    static SPENT: Cell<u32> = const { Cell::new(0) };
+    static LOOK: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Counts an operation; true if the task should yield instead. Operations are counted by thread,
+/// so that it works on any executor: what is due is paid by whoever comes last.
+pub(crate) fn spend() -> bool {
+    let spent = SPENT.get() + 1;
+    let is_over = spent > OPERATIONS;
+    SPENT.set(if is_over { 0 } else { spent });
+    if is_over {
+        request_look();
+    }
+    is_over
+}
+
+/// A task yields after it has done much: the sockets are to be looked at before other tasks run.
+pub(crate) fn request_look() {
+    LOOK.set(true);
+}
+
+/// Whether that was requested since the last call.
+pub(crate) fn take_look() -> bool {
+    LOOK.replace(false)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_so_many_operations_one_has_to_wait() {
+        take_look();
+        let waits = (0..3 * (OPERATIONS + 1)).filter(|_| spend()).count();
+        assert_eq!(waits, 3);
+        assert!(take_look());
+        assert!(!take_look());
+    }
+}

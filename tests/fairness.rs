@@ -1,0 +1,88 @@
+//! Nobody keeps the thread for itself: not a socket that always has data, not an endpoint under
+//! flood, not tasks that yield to each other.
+
+use std::cell::Cell;
+use std::rc::Rc;
+use std::time::Duration;
+
+use coracle::net::UdpSocket;
+use coracle::time::sleep;
+use coracle::{create_datagram_endpoint, on_datagram, spawn, DatagramOptions};
+
+/// Runs until a timer and a datagram of another socket have had their turn.
+async fn others_have_their_turn() {
+    sleep(Duration::from_millis(5)).await;
+    let a = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let b = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    a.send_to(b"x", &b.local_addr().unwrap()).await.unwrap();
+    b.recv(&mut [0; 1]).await.unwrap();
+}
+
+#[test]
+fn a_socket_that_always_has_data_starves_nobody() {
+    coracle::block_on(async {
+        let rounds = Rc::new(Cell::new(0));
+        let counted = rounds.clone();
+        let busy = spawn(async move {
+            let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+            let own = socket.local_addr().unwrap();
+            loop {
+                // Never waits: what is sent to itself is there to be received.
+                socket.send_to(b"again", &own).await.unwrap();
+                socket.recv(&mut [0; 16]).await.unwrap();
+                counted.set(counted.get() + 1);
+            }
+        });
+        others_have_their_turn().await;
+        assert!(rounds.get() > 0);
+        drop(busy);
+    });
+}
+
+#[test]
+fn an_endpoint_that_floods_itself_starves_nobody() {
+    coracle::block_on(async {
+        let echo = || {
+            on_datagram(|transport, data, from| {
+                transport.send_to(data, from).unwrap();
+            })
+        };
+        let options = DatagramOptions::new().local_addr("127.0.0.1:0");
+        let (transport, _) = create_datagram_endpoint(echo, options).await.unwrap();
+        let own = transport.local_addr().unwrap();
+        for _ in 0..64 {
+            transport.send_to(b"round and round", &own).unwrap();
+        }
+        others_have_their_turn().await;
+        transport.abort();
+        transport.closed().await.unwrap();
+    });
+}
+
+#[test]
+fn two_busy_sockets_share_the_thread() {
+    coracle::block_on(async {
+        let rounds: Vec<_> = (0..2).map(|_| Rc::new(Cell::new(0_u32))).collect();
+        let busy: Vec<_> = rounds
+            .iter()
+            .cloned()
+            .map(|rounds| {
+                spawn(async move {
+                    let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+                    let own = socket.local_addr().unwrap();
+                    loop {
+                        socket.send_to(b"again", &own).await.unwrap();
+                        socket.recv(&mut [0; 16]).await.unwrap();
+                        rounds.set(rounds.get() + 1);
+                    }
+                })
+            })
+            .collect();
+        while rounds.iter().any(|rounds| rounds.get() < 5_000) {
+            coracle::yield_now().await;
+        }
+        let (a, b) = (rounds[0].get(), rounds[1].get());
+        assert!(a.abs_diff(b) < 1_000, "{a} and {b} rounds");
+        drop(busy);
+    });
+}
