@@ -266,7 +266,10 @@ fn a_runtime_inside_a_runtime_is_refused() {
         let error = try_block_on(async {}).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidInput);
         let message = panics(|| block_on(async {}));
-        assert!(message.contains("running on this thread already"), "{message}");
+        assert!(
+            message.contains("running on this thread already"),
+            "{message}"
+        );
         let in_task = spawn(async { try_block_on(async {}).unwrap_err().kind() });
         assert_eq!(in_task.await, ErrorKind::InvalidInput);
         let elsewhere = thread::spawn(|| block_on(async { 1 })).join().unwrap();
@@ -386,19 +389,23 @@ fn a_socket_watched_by_another_threads_runtime_works_while_it_runs_and_after() {
 fn there_is_no_hidden_thread() {
     let threads = || std::fs::read_dir("/proc/self/task").unwrap().count();
     let name = "there_is_no_hidden_thread";
-    common::in_process(name, |program| std::process::Command::new(program), || {
-        let before = threads();
-        block_on_within(async {
-            let log = common::Log::new();
-            let (transport, _) = common::recording(&log, common::local_v4()).await;
-            let addr = transport.local_addr().unwrap();
-            transport.send_to(b"to itself", &addr).unwrap();
-            log.until_received(1).await;
-            let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
-            socket.send_to(b"x", &addr).await.unwrap();
-            sleep(Duration::from_millis(2)).await;
-            spawn(yield_now()).await;
-            assert_eq!(threads(), before);
-        });
-    });
+    common::in_process(
+        name,
+        |program| std::process::Command::new(program),
+        || {
+            let before = threads();
+            block_on_within(async {
+                let log = common::Log::new();
+                let (transport, _) = common::recording(&log, common::local_v4()).await;
+                let addr = transport.local_addr().unwrap();
+                transport.send_to(b"to itself", &addr).unwrap();
+                log.until_received(1).await;
+                let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+                socket.send_to(b"x", &addr).await.unwrap();
+                sleep(Duration::from_millis(2)).await;
+                spawn(yield_now()).await;
+                assert_eq!(threads(), before);
+            });
+        },
+    );
 }

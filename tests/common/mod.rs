@@ -226,7 +226,12 @@ pub(crate) fn local_v4() -> DatagramOptions {
 /// What making an endpoint with these options is refused with.
 pub(crate) async fn refusal(options: DatagramOptions) -> io::Error {
     let text = format!("{options:?}");
-    match within(create_datagram_endpoint(|| Recorder::new(&Log::new()), options)).await {
+    match within(create_datagram_endpoint(
+        || Recorder::new(&Log::new()),
+        options,
+    ))
+    .await
+    {
         Ok(_) => panic!("was accepted: {text}"),
         Err(error) => error,
     }
@@ -279,11 +284,7 @@ pub(crate) fn raw_code(error: &io::Error) -> Option<i32> {
 
 /// Runs the body of a test in a process of its own: `test` is the test's name, `command` makes the
 /// process from the path of this program.
-pub(crate) fn in_process(
-    test: &str,
-    command: impl FnOnce(&Path) -> Command,
-    body: impl FnOnce(),
-) {
+pub(crate) fn in_process(test: &str, command: impl FnOnce(&Path) -> Command, body: impl FnOnce()) {
     const HERE: &str = "CORACLE_TEST_PROCESS";
     if std::env::var_os(HERE).is_some_and(|here| here == test) {
         return body();
@@ -302,4 +303,105 @@ pub(crate) fn in_process(
         output.status,
         text(&output.stderr)
     );
+}
+
+/// An endpoint whose queue is not empty, and the receiver that it waits for.
+#[cfg(target_os = "linux")]
+pub(crate) struct Stuck {
+    /// Reads only when the test does.
+    pub(crate) receiver: coracle::net::UnixDatagram,
+    pub(crate) transport: DatagramTransport,
+    pub(crate) log: Log,
+    /// How many datagrams were sent: the decimal numbers from 0.
+    pub(crate) sent: usize,
+    /// Removed at the end, with the receiver's file.
+    _folder: tempfile::TempDir,
+}
+
+#[cfg(target_os = "linux")]
+impl Stuck {
+    /// A Unix endpoint that is connected to its receiver or, not connected, sends to it only, in
+    /// which case the system does not tell when there is room again.
+    pub(crate) async fn new(connected: bool) -> Stuck {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("receiver");
+        let receiver = coracle::net::UnixDatagram::bind(&path).unwrap();
+        let log = Log::new();
+        let options = DatagramOptions::new()
+            .remote_addr(&path)
+            .allow_broadcast(!connected);
+        let (transport, _) = recording(&log, options).await;
+        let mut stuck = Stuck {
+            receiver,
+            transport,
+            log,
+            sent: 0,
+            _folder: folder,
+        };
+        while stuck.transport.write_buffer_size() == 0 {
+            stuck.send();
+        }
+        stuck
+    }
+
+    /// Sends the next number.
+    pub(crate) fn send(&mut self) {
+        let data = self.sent.to_string();
+        self.transport.send(data.as_bytes()).unwrap();
+        self.sent += 1;
+    }
+
+    /// Reads the numbers in this range, in order.
+    pub(crate) async fn read(&self, numbers: std::ops::Range<usize>) {
+        let mut buf = [0; 32];
+        for number in numbers {
+            let len = within(self.receiver.recv(&mut buf)).await.unwrap();
+            assert_eq!(buf[..len], *number.to_string().as_bytes());
+        }
+    }
+
+    /// Reads what is there now, and tells how many that were.
+    pub(crate) fn read_now(&self) -> usize {
+        let mut buf = [0; 32];
+        std::iter::from_fn(|| self.receiver.try_recv_from(&mut buf).ok()).count()
+    }
+}
+
+/// The address of an IP endpoint.
+pub(crate) fn ip(transport: &DatagramTransport) -> SocketAddr {
+    transport.local_addr().unwrap().as_ip().unwrap()
+}
+
+/// Options for an endpoint with a fixed peer.
+pub(crate) fn to(addr: SocketAddr) -> DatagramOptions {
+    DatagramOptions::new().remote_addr(addr)
+}
+
+/// Sends the numbers in this range as datagrams of one byte.
+pub(crate) fn send_numbers(
+    transport: &DatagramTransport,
+    numbers: std::ops::Range<u8>,
+    to: SocketAddr,
+) {
+    for number in numbers {
+        transport.send_to(&[number], &to.into()).unwrap();
+    }
+}
+
+/// Those datagrams.
+pub(crate) fn numbers(numbers: std::ops::Range<u8>) -> Vec<Vec<u8>> {
+    numbers.map(|number| vec![number]).collect()
+}
+
+/// Gives everything that is ready, sockets included, several turns.
+pub(crate) async fn settle() {
+    let echo = echoing(local_v4()).await;
+    let log = Log::new();
+    let (client, _) = recording(&log, to(ip(&echo))).await;
+    for i in 1..=20 {
+        client.send(b"round").unwrap();
+        log.until_received(i).await;
+    }
+    close(&client).await;
+    close(&echo).await;
 }

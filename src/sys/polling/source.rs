@@ -1,8 +1,9 @@
 //! One socket with its readiness and whoever waits for it, on coracle's reactor or async-io's.
 //!
 //! Level mode, read interest only. Writable is armed when a send would block and disarmed with
-//! the event. A readable event that finds nobody waiting disarms reading until somebody does,
-//! else an unread socket would spin the loop. Because the kernel repeats what is still true, a
+//! the event. A readable event that finds nobody waiting, for the second time in a row since a
+//! task may just be taking turns, disarms reading until somebody waits: else an unread socket
+//! would spin the loop. Because the kernel repeats what is still true, a
 //! readiness that is cleared at the wrong moment costs a wake-up, never a hang.
 
 use std::io;
@@ -50,6 +51,8 @@ struct State {
 struct Side {
     /// The poller watches this direction.
     armed: bool,
+    /// The last event found nobody waiting.
+    unclaimed: bool,
     wakers: WakerSlots,
 }
 
@@ -115,7 +118,9 @@ impl Readiness {
         let mut state = self.lock();
         let before = (state.read.armed, state.write.armed);
         if readable {
-            state.read.armed &= !state.read.wakers.is_empty();
+            let is_unclaimed = state.read.wakers.is_empty();
+            state.read.armed &= !(is_unclaimed && state.read.unclaimed);
+            state.read.unclaimed = is_unclaimed;
             state.read.wakers.take(wakers);
         }
         if writable {
