@@ -23,7 +23,7 @@ use crate::time::{sleep, Sleep};
 /// Batches received in one go before other tasks have their turn.
 const ROUNDS: usize = 4;
 
-/// Receive errors in a row after which there is a pause before the next: an error that the system
+/// Receive errors in a row, with no waiting in between, after which there is a pause before the next: an error that the system
 /// repeats for ever must not take the processor.
 const ERRORS_IN_A_ROW: usize = 16;
 const ERROR_PAUSE: Duration = Duration::from_millis(100);
@@ -228,7 +228,10 @@ impl<P: DatagramProtocol> DatagramDriver<P> {
                 self.call(|protocol, transport| protocol.error_received(transport, error));
                 Poll::Ready(())
             }
-            Poll::Pending => Poll::Pending,
+            Poll::Pending => {
+                self.errors_in_a_row = 0;
+                Poll::Pending
+            }
         }
     }
 
