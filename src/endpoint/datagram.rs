@@ -13,9 +13,8 @@ use crate::runtime::{context, task};
 use crate::sys::caps::{DatagramConfig, Family};
 use crate::sys::{Datagram, DatagramOps};
 
-/// What a datagram endpoint is to be: the arguments of
-/// [`create_datagram_endpoint`](crate::create_datagram_endpoint), none of them mandatory but one
-/// of `local_addr`, `remote_addr`, `family` and `sock`.
+/// What a datagram endpoint is to be: the arguments of [`create_datagram_endpoint`], none of them
+/// mandatory but one of `local_addr`, `remote_addr`, `family` and `sock`.
 ///
 /// There is no `reuse_address`: with `SO_REUSEADDR` on a UDP socket, processes of different users
 /// can take the same address and steal each other's datagrams. asyncio removed the option for that
