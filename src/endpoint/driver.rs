@@ -101,7 +101,7 @@ impl<P: DatagramProtocol> DatagramDriver<P> {
             }
         }
         self.calling = false;
-        shared.uncork();
+        self.queued = shared.uncork();
     }
 
     fn round(&mut self, cx: &mut Context<'_>) -> Round {

@@ -156,13 +156,14 @@ impl Shared {
         self.corked.load(Ordering::Acquire)
     }
 
-    /// Sends what callbacks have queued.
-    pub(super) fn uncork(&self) {
+    /// Sends what callbacks have queued; true if some of it has to wait.
+    pub(super) fn uncork(&self) -> bool {
         let mut state = self.lock();
         self.corked.store(false, Ordering::Release);
         if !state.queue.is_empty() {
             self.send_queued(&mut state);
         }
+        !state.queue.is_empty()
     }
 
     /// Sends what goes without waiting.
@@ -193,7 +194,7 @@ impl Shared {
         if state.flow.check_resume() {
             state.waiters.wake();
         }
-        if !state.queue.is_empty() || state.flow.has_change() {
+        if state.flow.has_change() {
             self.call_driver(state);
         }
     }
