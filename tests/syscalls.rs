@@ -309,28 +309,37 @@ async fn full_connected_endpoint(time: Duration) -> io::Result<()> {
     Ok(())
 }
 
+/// What Linux may need, and what other platforms' code may, which these hooks have it run.
+fn limit(linux: f64, portable: f64) -> f64 {
+    if cfg!(any(coracle_force_portable, polling_test_poll_backend)) {
+        portable
+    } else {
+        linux
+    }
+}
+
 #[test]
 fn an_endpoint_echoes_with_three_calls() {
     let calls = calls_per_datagram(&example("udp_echo_server"));
-    assert!(calls <= 3.1, "{calls}");
+    assert!(calls <= limit(3.1, 9.1), "{calls}");
 }
 
 #[test]
 fn a_pending_timer_costs_no_calls() {
     let calls = calls_per_datagram(&role("endpoint_and_timer"));
-    assert!(calls <= 3.1, "{calls}");
+    assert!(calls <= limit(3.1, 9.1), "{calls}");
 }
 
 #[test]
 fn a_socket_echoes_with_little_more_than_three_calls() {
     let calls = calls_per_datagram(&role("socket"));
-    assert!(calls <= 3.3, "{calls}");
+    assert!(calls <= limit(3.3, 9.3), "{calls}");
 }
 
 #[test]
 fn timeouts_that_do_not_fire_cost_no_calls() {
     let calls = calls_per_datagram(&role("socket_with_timeouts"));
-    assert!(calls <= 3.3, "{calls}");
+    assert!(calls <= limit(3.3, 9.3), "{calls}");
 }
 
 #[test]
@@ -339,7 +348,7 @@ fn bursts_are_received_and_sent_together() {
     let calls = calls_for("bursts", COUNT);
     // The client's as well as the server's.
     let per_datagram = calls as f64 / (COUNT * BURST as u64) as f64;
-    assert!(per_datagram <= 0.5, "{per_datagram}");
+    assert!(per_datagram <= limit(0.5, 5.0), "{per_datagram}");
 }
 
 #[test]

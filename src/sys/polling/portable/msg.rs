@@ -4,7 +4,7 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use socket2::{SockAddr, Socket};
+use socket2::{MaybeUninitSlice, SockAddr, Socket};
 
 use crate::address::Address;
 use crate::batch::{Item, Meta, RecvBatch, SendBatch, Slot};
@@ -84,29 +84,13 @@ pub(in crate::sys::polling) fn recv(
         let (len, from) = retry(|| socket.peek_from(as_uninit(buf)))?;
         return Ok((len, Meta::from(source(&from))));
     }
-    let (len, from, truncated) = retry(|| recv_one(socket, as_uninit(buf)))?;
+    let (len, flags, from) = retry(|| {
+        let mut bufs = [MaybeUninitSlice::new(as_uninit(buf))];
+        socket.recv_from_vectored(&mut bufs)
+    })?;
     let mut meta = Meta::from(source(&from));
-    meta.truncated = truncated;
+    meta.truncated = flags.is_truncated();
     Ok((len, meta))
-}
-
-#[cfg(unix)]
-fn recv_one(socket: &Socket, buf: &mut [MaybeUninit<u8>]) -> io::Result<(usize, SockAddr, bool)> {
-    let mut from = SockAddr::from(std::net::SocketAddr::from(([0, 0, 0, 0], 0)));
-    let mut bufs = [socket2::MaybeUninitSlice::new(buf)];
-    let mut message = socket2::MsgHdrMut::new()
-        .with_addr(&mut from)
-        .with_buffers(&mut bufs);
-    let len = socket.recvmsg(&mut message, 0)?;
-    let truncated = message.flags().is_truncated();
-    Ok((len, from, truncated))
-}
-
-/// Windows reports a datagram that is too large as an error, and drops it.
-#[cfg(windows)]
-fn recv_one(socket: &Socket, buf: &mut [MaybeUninit<u8>]) -> io::Result<(usize, SockAddr, bool)> {
-    let (len, from) = socket.recv_from(buf)?;
-    Ok((len, from, false))
 }
 
 /// A peer without a name comes in a form of its own on some platforms.
