@@ -315,10 +315,10 @@ fn a_sleep_moves_from_one_runtime_to_the_next() {
     let waiting = block_on(async {
         let mut sleep = sleep_until(deadline);
         poll_once(&mut sleep).await;
-        sleep
+        Some(sleep)
     });
     let (waiting, dropped_outside) = block_on(async {
-        let mut waiting = waiting;
+        let mut waiting = waiting.unwrap();
         let mut other = sleep(HOUR);
         poll_once(&mut waiting).await;
         assert_eq!(poll_once(&mut other).await, None);

@@ -1,9 +1,11 @@
 //! Datagrams to be sent, back to back in one buffer.
 
 use std::fmt;
+use std::io;
 
 use crate::address::Address;
 use crate::batch::SendMeta;
+use crate::error::context;
 
 /// A buffer that has grown beyond this is given back once it is empty.
 const KEPT: usize = 256 * 1024;
@@ -127,6 +129,20 @@ impl SendBatch {
         if self.is_empty() {
             self.clear();
         }
+    }
+
+    /// Takes the datagram at the front off, which the system refused, and names it in the error.
+    /// `peer` is where it was to go if it does not say so itself.
+    pub(crate) fn fail_front(&mut self, error: io::Error, peer: Option<&Address>) -> io::Error {
+        let Some(front) = self.items.get(self.head) else {
+            return error;
+        };
+        let error = match front.to.as_ref().or(peer) {
+            Some(to) => context(error, format_args!("send {} bytes to {to}", front.len)),
+            None => context(error, format_args!("send {} bytes", front.len)),
+        };
+        self.advance(1);
+        error
     }
 
     /// Moves what waits to the front of the buffers once most of them is behind it.

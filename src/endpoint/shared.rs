@@ -191,7 +191,7 @@ impl Shared {
         let sent = state.flow.size() - size;
         state.flow.remove(sent);
         state.flow.check_pause();
-        if state.flow.check_resume() {
+        if sent > 0 && state.flow.check_resume() {
             state.waiters.wake();
         }
         if state.flow.has_change() {
@@ -203,18 +203,10 @@ impl Shared {
     pub(super) fn fail_front(&self, state: &mut State, error: io::Error, failures: usize) {
         // On a connected IP socket this is what became of an earlier datagram; the one at the
         // front was not even tried.
-        let earlier = self.is_about_earlier(&error) && failures <= 1;
-        let (items, _) = state.queue.waiting();
-        let Some(front) = items.first() else {
-            return;
+        let error = match self.is_about_earlier(&error) && failures <= 1 {
+            true => error,
+            false => state.queue.fail_front(error, self.peer.as_ref()),
         };
-        let error = match (earlier, front.to.or(self.peer)) {
-            (false, Some(to)) => context(error, format_args!("send {} bytes to {to}", front.len)),
-            _ => error,
-        };
-        if !earlier {
-            state.queue.advance(1);
-        }
         self.report(state, error);
     }
 

@@ -187,8 +187,8 @@ impl UdpSocket {
     /// off, and tells how many. Call it until the batch is empty.
     ///
     /// # Errors
-    /// What the system says to the datagram at the front, which is taken off; the others stay to
-    /// be sent.
+    /// What the system says to the datagram at the front, named with its size and destination; it
+    /// is taken off, and the others stay to be sent.
     ///
     /// # Cancel safety
     /// What has been sent has been taken off.
@@ -200,10 +200,7 @@ impl UdpSocket {
             return Ok(0);
         }
         let result = poll_fn(|cx| self.inner.poll_send_batch(cx, batch)).await;
-        if result.is_err() {
-            batch.advance(1);
-        }
-        result
+        result.map_err(|error| batch.fail_front(error, None))
     }
 
     common_io!();

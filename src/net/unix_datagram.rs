@@ -153,8 +153,8 @@ impl UnixDatagram {
     /// how many. Waits as [`send_to`](UnixDatagram::send_to) does.
     ///
     /// # Errors
-    /// What the system says to the datagram at the front, which is taken off; the others stay to
-    /// be sent.
+    /// What the system says to the datagram at the front, named with its size and destination; it
+    /// is taken off, and the others stay to be sent.
     ///
     /// # Cancel safety
     /// What has been sent has been taken off.
@@ -178,10 +178,7 @@ impl UnixDatagram {
             ready!(backoff.poll(cx));
         })
         .await;
-        if result.is_err() {
-            batch.advance(1);
-        }
-        result
+        result.map_err(|error| batch.fail_front(error, None))
     }
 
     common_io!();

@@ -117,7 +117,7 @@ impl Registry {
         }))
     }
 
-    /// Registers a socket for the first time.
+    /// Has the poller watch a socket that it does not know.
     #[allow(unsafe_code)]
     pub(super) fn add(&self, io: &socket2::Socket, event: Event) -> io::Result<()> {
         // SAFETY: the socket must be deleted from the poller before it is closed. The entry of

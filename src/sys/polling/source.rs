@@ -43,8 +43,18 @@ pub(super) struct Readiness {
 struct State {
     read: Side,
     write: Side,
-    /// A poller knows the socket.
-    registered: bool,
+    registration: Registration,
+}
+
+#[derive(Default, Clone, Copy, PartialEq, Eq)]
+enum Registration {
+    /// No reactor, or one that has ended.
+    #[default]
+    None,
+    /// Its reactor's poller does not watch it: errors and hang-ups are reported in level mode even
+    /// if nothing is armed, for ever.
+    Idle,
+    Watched,
 }
 
 #[derive(Default)]
@@ -128,15 +138,15 @@ impl Readiness {
             state.write.wakers.take(wakers);
         }
         let after = (state.read.armed, state.write.armed);
-        if after != before && state.registered {
-            // Errors and hang-ups are reported in level mode even if nothing is armed, for ever;
-            // in one-shot mode once.
-            let mode = match after {
-                (false, false) => PollMode::Oneshot,
-                _ => PollMode::Level,
-            };
+        if after != before && state.registration == Registration::Watched {
             // A failure leaves it armed: more wake-ups, none lost.
-            let _ = poller.modify_with_mode(io, state.event(key), mode);
+            if after == (false, false) {
+                if poller.delete(io).is_ok() {
+                    state.registration = Registration::Idle;
+                }
+            } else {
+                let _ = poller.modify_with_mode(io, state.event(key), PollMode::Level);
+            }
         }
     }
 
@@ -148,7 +158,7 @@ impl Readiness {
         wakers.into_iter().for_each(Waker::wake);
     }
 
-    /// No reactor watches it any longer; true if one did. Those who wait are left to wait, or
+    /// It has no reactor any longer; true if a poller still watches it. Those who wait are left to wait, or
     /// handed over to be woken.
     pub(super) fn unregister(&self, wakers: Option<&mut Vec<Waker>>) -> bool {
         let mut state = self.lock();
@@ -158,7 +168,7 @@ impl Readiness {
             state.read.wakers.take(wakers);
             state.write.wakers.take(wakers);
         }
-        std::mem::take(&mut state.registered)
+        std::mem::take(&mut state.registration) == Registration::Watched
     }
 }
 
@@ -302,13 +312,7 @@ impl Source {
     fn attach(&self) -> io::Result<Attachment> {
         if let Some(registry) = Registry::current() {
             if let Some(key) = registry.insert(&self.io, &self.readiness) {
-                let event = Event::none(key);
-                // Registered with nothing armed, so that arming is always the same call.
-                if let Err(error) = registry.add(&self.io, event) {
-                    registry.remove(key);
-                    return Err(error);
-                }
-                self.readiness.lock().registered = true;
+                self.readiness.lock().registration = Registration::Idle;
                 return Ok(Attachment::Reactor(registry, key));
             }
         }
@@ -324,7 +328,7 @@ impl Source {
         cx: &mut Context<'_>,
     ) -> io::Result<bool> {
         let mut state = self.readiness.lock();
-        if !state.registered {
+        if state.registration == Registration::None {
             return Ok(false);
         }
         let side = state.side(direction);
@@ -332,13 +336,18 @@ impl Source {
         if !side.armed {
             side.armed = true;
             let event = state.event(key);
-            let result = registry
-                .poller()
-                .modify_with_mode(&*self.io, event, PollMode::Level);
+            let result = match state.registration {
+                Registration::Watched => {
+                    let poller = registry.poller();
+                    poller.modify_with_mode(&*self.io, event, PollMode::Level)
+                }
+                _ => registry.add(&self.io, event),
+            };
             if let Err(error) = result {
                 state.side(direction).armed = false;
                 return Err(error);
             }
+            state.registration = Registration::Watched;
         }
         Ok(true)
     }
