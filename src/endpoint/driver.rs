@@ -89,7 +89,7 @@ impl<P: DatagramProtocol> DatagramDriver<P> {
         }
     }
 
-    /// Calls the protocol, sending together what it sends, and then tells it what came of it.
+    /// Calls the protocol, and sends together what it has sent.
     fn call(&mut self, callbacks: impl FnOnce(&mut P, &DatagramTransport)) {
         let shared = &self.transport.shared;
         shared.cork();
