@@ -86,6 +86,14 @@ impl RecvBatch {
             })
     }
 
+    /// The only datagram of the last receive, if it was one.
+    pub(crate) fn lone(&self) -> Option<(&[u8], &Meta)> {
+        match &self.slots[..self.filled] {
+            [slot] if slot.datagrams() == 1 => Some((&self.arena[..slot.len], &slot.meta)),
+            _ => None,
+        }
+    }
+
     /// The number of datagrams received last.
     pub fn len(&self) -> usize {
         self.slots[..self.filled].iter().map(Slot::datagrams).sum()

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use crate::batch::Lent;
+use crate::batch::{Lent, Meta};
 use crate::budget;
 use crate::endpoint::flow::Change;
 use crate::endpoint::protocol::{Cell, DatagramProtocol};
@@ -89,10 +89,8 @@ impl<P: DatagramProtocol> DatagramDriver<P> {
         }
     }
 
-    /// Calls the protocol, and sends together what it has sent.
+    /// Calls the protocol.
     fn call(&mut self, callbacks: impl FnOnce(&mut P, &DatagramTransport)) {
-        let shared = &self.transport.shared;
-        shared.cork();
         self.calling = true;
         {
             let mut inside = self.cell.enter();
@@ -101,7 +99,13 @@ impl<P: DatagramProtocol> DatagramDriver<P> {
             }
         }
         self.calling = false;
-        self.queued = shared.uncork();
+    }
+
+    /// Calls the protocol, and sends together what it has sent.
+    fn call_corked(&mut self, callbacks: impl FnOnce(&mut P, &DatagramTransport)) {
+        self.transport.shared.cork();
+        self.call(callbacks);
+        self.queued = self.transport.shared.uncork();
     }
 
     fn round(&mut self, cx: &mut Context<'_>) -> Round {
@@ -240,20 +244,23 @@ impl<P: DatagramProtocol> DatagramDriver<P> {
         let Some(batch) = lent.batch() else {
             return;
         };
+        if let Some((data, meta)) = batch.lone() {
+            // What it sends has no company to wait for.
+            self.call(|protocol, transport| {
+                datagram(protocol, transport, data, meta);
+            });
+            return;
+        }
         let mut delivered = from;
         let mut wants_more = true;
         let mut attended = false;
-        self.call(|protocol, transport| {
+        self.call_corked(|protocol, transport| {
             for (data, meta) in batch.iter().skip(from) {
                 if !wants_more {
                     break;
                 }
                 delivered += 1;
-                if meta.truncated {
-                    protocol.error_received(transport, too_large(data.len(), meta));
-                } else {
-                    protocol.datagram_received(transport, data, &meta.from);
-                }
+                datagram(protocol, transport, data, meta);
                 if transport.shared.attention.load(Ordering::Acquire) {
                     wants_more = attend(protocol, transport);
                     attended = true;
@@ -278,7 +285,21 @@ impl<P: DatagramProtocol> DatagramDriver<P> {
     }
 }
 
-fn too_large(len: usize, meta: &crate::batch::Meta) -> io::Error {
+/// Delivers one datagram.
+fn datagram<P: DatagramProtocol>(
+    protocol: &mut P,
+    transport: &DatagramTransport,
+    data: &[u8],
+    meta: &Meta,
+) {
+    if meta.truncated {
+        protocol.error_received(transport, too_large(data.len(), meta));
+    } else {
+        protocol.datagram_received(transport, data, &meta.from);
+    }
+}
+
+fn too_large(len: usize, meta: &Meta) -> io::Error {
     io::Error::new(
         io::ErrorKind::InvalidData,
         format!(

@@ -29,8 +29,8 @@ impl DatagramTransport {
     /// queued, see [`set_write_buffer_limits`](DatagramTransport::set_write_buffer_limits).
     /// Zero bytes are an empty datagram.
     ///
-    /// What is sent inside a callback goes out when the callback returns, together with what the
-    /// neighbouring callbacks send. What the network says reaches
+    /// Where datagrams are received in batches, what the callbacks send goes out together when they
+    /// have returned. What the network says reaches
     /// [`error_received`](crate::DatagramProtocol::error_received), never this call.
     ///
     /// *asyncio equivalent*: `transport.sendto`.
