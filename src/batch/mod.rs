@@ -7,7 +7,7 @@ use std::net::IpAddr;
 
 pub use self::recv::RecvBatch;
 pub(crate) use self::recv::{Lent, Slot};
-pub(crate) use self::send::Item;
+pub(crate) use self::send::Run;
 pub use self::send::SendBatch;
 use crate::address::Address;
 

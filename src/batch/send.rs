@@ -37,19 +37,42 @@ const KEPT: usize = 256 * 1024;
 #[derive(Default)]
 pub struct SendBatch {
     bytes: Vec<u8>,
-    items: Vec<Item>,
-    /// What has been sent already: so many items, so many bytes.
+    runs: Vec<Run>,
+    /// Datagrams that wait.
+    len: usize,
+    /// What has been sent already: so many runs, so many bytes.
     head: usize,
     head_bytes: usize,
 }
 
-/// One datagram but for its bytes.
+/// Neighbours that are equal but for their bytes: all of one size, but the last may be shorter. So
+/// the system can take them in one piece, and many are added at little cost.
 #[derive(Clone, PartialEq, Eq)]
-pub(crate) struct Item {
-    pub(crate) len: usize,
+pub(crate) struct Run {
+    pub(crate) size: usize,
+    pub(crate) count: usize,
+    pub(crate) last: usize,
     /// `None`: to the peer the socket is connected to.
     pub(crate) to: Option<Address>,
     pub(crate) meta: SendMeta,
+}
+
+impl Run {
+    /// Whether one more, of `len` bytes, belongs to the run. An empty one would vanish in it.
+    fn takes(&self, len: usize, to: Option<&Address>, meta: &SendMeta) -> bool {
+        self.last == self.size
+            && (len == self.size || 0 < len && len < self.size)
+            && self.to.as_ref() == to
+            && self.meta == *meta
+    }
+
+    /// The bytes of its first `count` datagrams.
+    pub(crate) fn bytes(&self, count: usize) -> usize {
+        match self.count - count {
+            0 => self.size * (count - 1) + self.last,
+            _ => self.size * count,
+        }
+    }
 }
 
 impl SendBatch {
@@ -82,16 +105,26 @@ impl SendBatch {
     pub fn push_with(&mut self, data: &[u8], to: Option<&Address>, meta: SendMeta) {
         self.reclaim();
         self.bytes.extend_from_slice(data);
-        self.items.push(Item {
-            len: data.len(),
-            to: to.copied(),
-            meta,
-        });
+        self.len += 1;
+        match self.runs.last_mut() {
+            // One that has been sent is behind the head.
+            Some(run) if run.count > 0 && run.takes(data.len(), to, &meta) => {
+                run.count += 1;
+                run.last = data.len();
+            }
+            _ => self.runs.push(Run {
+                size: data.len(),
+                count: 1,
+                last: data.len(),
+                to: to.copied(),
+                meta,
+            }),
+        }
     }
 
     /// The number of datagrams that wait.
     pub fn len(&self) -> usize {
-        self.items.len() - self.head
+        self.len
     }
 
     /// Whether nothing waits.
@@ -107,26 +140,34 @@ impl SendBatch {
     /// Drops what waits.
     pub fn clear(&mut self) {
         self.bytes.clear();
-        self.items.clear();
+        self.runs.clear();
+        self.len = 0;
         self.head = 0;
         self.head_bytes = 0;
         if self.bytes.capacity() > KEPT {
             self.bytes.shrink_to(KEPT);
-            self.items.shrink_to(KEPT / 64);
+            self.runs.shrink_to(KEPT / 64);
         }
     }
 
-    /// What waits: the datagrams, and their bytes back to back.
-    pub(crate) fn waiting(&self) -> (&[Item], &[u8]) {
-        (&self.items[self.head..], &self.bytes[self.head_bytes..])
+    /// What waits: the datagrams, none of the runs empty, and their bytes back to back.
+    pub(crate) fn waiting(&self) -> (&[Run], &[u8]) {
+        (&self.runs[self.head..], &self.bytes[self.head_bytes..])
     }
 
-    /// Takes `count` datagrams off the front.
+    /// Takes `count` datagrams, no more than wait, off the front.
     pub(crate) fn advance(&mut self, count: usize) {
-        let sent = &self.items[self.head..][..count];
-        self.head_bytes += sent.iter().map(|item| item.len).sum::<usize>();
-        self.head += count;
-        if self.is_empty() {
+        let mut left = count;
+        while left > 0 {
+            let run = &mut self.runs[self.head];
+            let taken = left.min(run.count);
+            self.head_bytes += run.bytes(taken);
+            run.count -= taken;
+            self.head += usize::from(run.count == 0);
+            left -= taken;
+        }
+        self.len -= count;
+        if self.len == 0 {
             self.clear();
         }
     }
@@ -134,12 +175,13 @@ impl SendBatch {
     /// Takes the datagram at the front off, which the system refused, and names it in the error.
     /// `peer` is where it was to go if it does not say so itself.
     pub(crate) fn fail_front(&mut self, error: io::Error, peer: Option<&Address>) -> io::Error {
-        let Some(front) = self.items.get(self.head) else {
+        let Some(run) = self.runs.get(self.head) else {
             return error;
         };
-        let error = match front.to.as_ref().or(peer) {
-            Some(to) => context(error, format_args!("send {} bytes to {to}", front.len)),
-            None => context(error, format_args!("send {} bytes", front.len)),
+        let len = run.bytes(1);
+        let error = match run.to.as_ref().or(peer) {
+            Some(to) => context(error, format_args!("send {len} bytes to {to}")),
+            None => context(error, format_args!("send {len} bytes")),
         };
         self.advance(1);
         error
@@ -147,10 +189,12 @@ impl SendBatch {
 
     /// Moves what waits to the front of the buffers once most of them is behind it.
     fn reclaim(&mut self) {
-        if self.head > 64 && self.head > self.items.len() / 2 {
-            self.items.drain(..self.head);
-            self.bytes.drain(..self.head_bytes);
+        if self.head > 64 && self.head > self.runs.len() / 2 {
+            self.runs.drain(..self.head);
             self.head = 0;
+        }
+        if self.head_bytes > KEPT / 4 && self.head_bytes > self.bytes.len() / 2 {
+            self.bytes.drain(..self.head_bytes);
             self.head_bytes = 0;
         }
     }
@@ -170,13 +214,45 @@ mod tests {
     use super::*;
 
     fn waiting(batch: &SendBatch) -> Vec<Vec<u8>> {
-        let (items, mut bytes) = batch.waiting();
-        let take = |item: &Item| {
-            let (data, rest) = bytes.split_at(item.len);
-            bytes = rest;
-            data.to_vec()
-        };
-        items.iter().map(take).collect()
+        let (runs, mut bytes) = batch.waiting();
+        let mut datagrams = Vec::new();
+        for run in runs {
+            for i in 0..run.count {
+                let len = if i + 1 == run.count {
+                    run.last
+                } else {
+                    run.size
+                };
+                let (data, rest) = bytes.split_at(len);
+                bytes = rest;
+                datagrams.push(data.to_vec());
+            }
+        }
+        assert!(bytes.is_empty());
+        datagrams
+    }
+
+    fn runs(lens: &[usize]) -> Vec<(usize, usize, usize)> {
+        let mut batch = SendBatch::new();
+        for len in lens {
+            batch.push_connected(&vec![0; *len]);
+        }
+        let (runs, _) = batch.waiting();
+        runs.iter()
+            .map(|run| (run.size, run.count, run.last))
+            .collect()
+    }
+
+    #[test]
+    fn neighbours_of_one_size_are_a_run_with_a_shorter_last() {
+        assert_eq!(runs(&[100, 100, 100]), [(100, 3, 100)]);
+        assert_eq!(runs(&[100, 100, 50, 50]), [(100, 3, 50), (50, 1, 50)]);
+        assert_eq!(runs(&[100, 101]), [(100, 1, 100), (101, 1, 101)]);
+        assert_eq!(runs(&[100, 0, 0]), [(100, 1, 100), (0, 2, 0)]);
+        let mut batch = SendBatch::new();
+        batch.push_connected(b"a");
+        batch.push(b"a", &Address::UNNAMED);
+        assert_eq!(batch.waiting().0.len(), 2, "of two destinations");
     }
 
     #[test]
@@ -192,6 +268,12 @@ mod tests {
             let sent = (round % 5).min(batch.len());
             batch.advance(sent);
             model.drain(..sent);
+            assert_eq!(
+                waiting(&batch)
+                    .into_iter()
+                    .collect::<std::collections::VecDeque<_>>(),
+                model
+            );
             assert_eq!(batch.len(), model.len());
             assert_eq!(batch.size(), model.iter().map(Vec::len).sum::<usize>());
         }

@@ -12,7 +12,7 @@ use socket2::Socket;
 use super::cmsg::{self, Control};
 use super::name::{decode, encode, Name, NAME_LEN};
 use crate::address::Address;
-use crate::batch::{Item, Meta, RecvBatch, SendBatch, Slot};
+use crate::batch::{Meta, RecvBatch, Run, SendBatch, Slot};
 use crate::error::unsupported;
 use crate::sys::caps::{Caps, Family, SocketOption};
 
@@ -349,16 +349,16 @@ pub(in crate::sys::polling) fn send_batch(
     batch: &SendBatch,
     offload: &Offload,
 ) -> io::Result<usize> {
-    let (items, bytes) = batch.waiting();
-    match items {
+    let (runs, bytes) = batch.waiting();
+    match runs {
         [] => return Ok(0),
-        [only] if !cmsg::is_needed(&only.meta, None) => {
-            return send(socket, &bytes[..only.len], only.to.as_ref()).map(|()| 1);
+        [only] if only.count == 1 && !cmsg::is_needed(&only.meta, None) => {
+            return send(socket, bytes, only.to.as_ref()).map(|()| 1);
         }
         _ => {}
     }
     loop {
-        match send_messages(socket, family, items, bytes, offload) {
+        match send_messages(socket, family, runs, bytes, offload) {
             Err((error, segment_size)) => {
                 let single = segment_size.is_none();
                 let segment_size = segment_size.map_or(0, usize::from);
@@ -375,53 +375,54 @@ pub(in crate::sys::polling) fn send_batch(
 fn send_messages(
     socket: &Socket,
     family: Family,
-    items: &[Item],
+    runs: &[Run],
     bytes: &[u8],
     offload: &Offload,
 ) -> Result<usize, (io::Error, Option<u16>)> {
     let fd = socket.as_raw_fd();
-    let max_segments = match items.len() {
-        1 => 1,
-        _ => offload.max_segments(fd),
-    };
-    let max_segment_size = offload.segment_size.load(Ordering::Relaxed);
     let mut headers = [const { MaybeUninit::<libc::mmsghdr>::uninit() }; MESSAGES];
     let mut iovs = [const { MaybeUninit::<libc::iovec>::uninit() }; MESSAGES];
     let mut names = [const { MaybeUninit::<Name>::uninit() }; MESSAGES];
     let mut controls = [const { MaybeUninit::<Control>::uninit() }; MESSAGES];
-    let mut runs = [0_usize; MESSAGES];
+    let mut datagrams = [0_usize; MESSAGES];
     let mut first_segment_size = None;
     let mut count = 0;
-    let (mut items, mut bytes) = (items, bytes);
-    while count < MESSAGES && !items.is_empty() {
-        let run = run_length(items, max_segments, max_segment_size);
-        let (these, behind) = items.split_at(run);
-        items = behind;
-        let first = &these[0];
-        let (data, behind) = bytes.split_at(these.iter().map(|item| item.len).sum());
-        bytes = behind;
-        // SAFETY: all zeros is a valid mmsghdr.
-        let header = &mut headers[count].write(unsafe { zeroed() }).msg_hdr;
-        header.msg_iov = iovs[count].write(libc::iovec {
-            iov_base: data.as_ptr().cast_mut().cast(),
-            iov_len: data.len(),
-        });
-        header.msg_iovlen = 1;
-        if let Some(to) = &first.to {
-            header.msg_namelen = encode(to, &mut names[count]);
-            header.msg_name = names[count].as_mut_ptr().cast();
+    let mut bytes = bytes;
+    for run in runs {
+        let segments = segments(run, || offload.max_segments(fd), offload);
+        let mut done = 0;
+        while done < run.count && count < MESSAGES {
+            let these = segments.min(run.count - done);
+            let len = run.bytes(done + these) - run.size * done;
+            let (data, behind) = bytes.split_at(len);
+            bytes = behind;
+            done += these;
+            // SAFETY: all zeros is a valid mmsghdr.
+            let header = &mut headers[count].write(unsafe { zeroed() }).msg_hdr;
+            header.msg_iov = iovs[count].write(libc::iovec {
+                iov_base: data.as_ptr().cast_mut().cast(),
+                iov_len: data.len(),
+            });
+            header.msg_iovlen = 1;
+            if let Some(to) = &run.to {
+                header.msg_namelen = encode(to, &mut names[count]);
+                header.msg_name = names[count].as_mut_ptr().cast();
+            }
+            let segment_size = (these > 1).then_some(run.size as u16);
+            if cmsg::is_needed(&run.meta, segment_size) {
+                // SAFETY: a Control is an array of bytes that may be uninitialised.
+                let control = unsafe { controls[count].assume_init_mut() };
+                control.fill(header, &run.meta, segment_size, is_v4(run, family));
+            }
+            if count == 0 {
+                first_segment_size = segment_size;
+            }
+            datagrams[count] = these;
+            count += 1;
         }
-        let segment_size = (run > 1).then_some(first.len as u16);
-        if cmsg::is_needed(&first.meta, segment_size) {
-            // SAFETY: a Control is an array of bytes that may be uninitialised.
-            let control = unsafe { controls[count].assume_init_mut() };
-            control.fill(header, &first.meta, segment_size, is_v4(first, family));
+        if count == MESSAGES {
+            break;
         }
-        if count == 0 {
-            first_segment_size = segment_size;
-        }
-        runs[count] = run;
-        count += 1;
     }
     let sent = if count == 1 {
         // SAFETY: the first header is initialised and points to buffers that are alive.
@@ -433,44 +434,26 @@ fn send_messages(
         })
     };
     match sent {
-        Ok(messages) => Ok(runs[..messages].iter().sum()),
+        Ok(messages) => Ok(datagrams[..messages].iter().sum()),
         Err(error) => Err((error, first_segment_size)),
     }
 }
 
 /// Whether the destination speaks IPv4, on a dual-stack socket too.
-fn is_v4(item: &Item, family: Family) -> bool {
-    match &item.to {
+fn is_v4(run: &Run, family: Family) -> bool {
+    match &run.to {
         Some(Address::Ip(to)) => to.ip().to_canonical().is_ipv4(),
         _ => family == Family::Inet,
     }
 }
 
-/// How many of the first datagrams can go as one message: equal but for their bytes, all of one
-/// size but the last, which may be shorter.
-fn run_length(items: &[Item], max_segments: usize, max_segment_size: usize) -> usize {
-    let first = &items[0];
-    if max_segments == 1 || first.len == 0 || first.len > max_segment_size {
+/// How many datagrams of a run can go as one message.
+fn segments(run: &Run, max_segments: impl FnOnce() -> usize, offload: &Offload) -> usize {
+    let is_too_large = run.size > offload.segment_size.load(Ordering::Relaxed);
+    if run.count == 1 || run.size == 0 || is_too_large {
         return 1;
     }
-    let mut total = first.len;
-    let mut run = 1;
-    for item in items[1..].iter().take(max_segments - 1) {
-        total += item.len;
-        if item.len == 0
-            || item.len > first.len
-            || total > MAX_PAYLOAD
-            || item.to != first.to
-            || item.meta != first.meta
-        {
-            break;
-        }
-        run += 1;
-        if item.len < first.len {
-            break;
-        }
-    }
-    run
+    max_segments().min(MAX_PAYLOAD / run.size).max(1)
 }
 
 #[cfg(test)]
@@ -478,35 +461,37 @@ mod tests {
     use super::*;
     use crate::batch::SendMeta;
 
-    fn items(lens: &[usize]) -> Vec<Item> {
-        lens.iter()
-            .map(|len| Item {
-                len: *len,
-                to: None,
-                meta: SendMeta::default(),
-            })
-            .collect()
+    fn run(size: usize, count: usize) -> Run {
+        Run {
+            size,
+            count,
+            last: size,
+            to: None,
+            meta: SendMeta::default(),
+        }
     }
 
     #[test]
-    fn runs_are_of_one_size_with_a_shorter_last() {
-        let run = |lens: &[usize]| run_length(&items(lens), 64, 65_535);
-        assert_eq!(run(&[100]), 1);
-        assert_eq!(run(&[100, 100, 100]), 3);
-        assert_eq!(run(&[100, 100, 50, 50]), 3);
-        assert_eq!(run(&[100, 101]), 1);
-        assert_eq!(run(&[100, 0]), 1, "an empty segment would vanish");
-        assert_eq!(run(&[0, 0]), 1);
-        assert_eq!(run(&[1; 100]), 64);
-        assert_eq!(run(&[30_000; 5]), 2, "no more than a datagram's payload");
+    fn messages_hold_no_more_than_the_kernel_takes() {
+        let offload = Offload::new(Family::Inet);
+        let segments = |size, count| segments(&run(size, count), || 64, &offload);
+        assert_eq!(segments(100, 1), 1);
+        assert_eq!(segments(100, 1000), 64);
+        assert_eq!(segments(30_000, 5), 2, "no more than a datagram's payload");
+        assert_eq!(segments(65_507, 5), 1);
+        assert_eq!(segments(0, 5), 1, "an empty segment would vanish");
+        let error = io::Error::from_raw_os_error(libc::EMSGSIZE);
+        assert!(offload.refused(&error, 1400));
+        assert_eq!(segments(1400, 5), 1);
+        assert_eq!(segments(1399, 5), 46);
     }
 
     #[test]
-    fn runs_have_one_destination_and_respect_what_was_refused() {
-        let mut two = items(&[100, 100]);
-        assert_eq!(run_length(&two, 64, 99), 1);
-        assert_eq!(run_length(&two, 1, 65_535), 1);
-        two[1].to = Some(Address::UNNAMED);
-        assert_eq!(run_length(&two, 64, 65_535), 1);
+    fn a_device_without_checksums_takes_one_by_one() {
+        let offload = Offload::new(Family::Inet);
+        assert!(offload.refused(&io::Error::from_raw_os_error(libc::EIO), 100));
+        assert_eq!(offload.max_segments(-1), 1);
+        let other = io::Error::from_raw_os_error(libc::EPERM);
+        assert!(!offload.refused(&other, 100), "not about the segments");
     }
 }

@@ -7,7 +7,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use socket2::{MaybeUninitSlice, SockAddr, Socket};
 
 use crate::address::Address;
-use crate::batch::{Item, Meta, RecvBatch, SendBatch, Slot};
+use crate::batch::{Meta, RecvBatch, Run, SendBatch, Slot};
 use crate::error::unsupported;
 use crate::sys::caps::{Caps, Family, SocketOption};
 use crate::sys::polling::address::{from_sock_addr, to_sock_addr};
@@ -151,26 +151,29 @@ pub(in crate::sys::polling) fn send_batch(
     batch: &SendBatch,
     _offload: &Offload,
 ) -> io::Result<usize> {
-    let (items, mut bytes) = batch.waiting();
-    for (sent, item) in items.iter().enumerate() {
-        let (data, rest) = bytes.split_at(item.len);
-        bytes = rest;
-        let result = send_item(socket, item, data);
-        match result {
-            Ok(()) => {}
-            Err(_) if sent > 0 => return Ok(sent),
-            Err(error) => return Err(error),
+    let (runs, mut bytes) = batch.waiting();
+    let mut sent = 0;
+    for run in runs {
+        for i in 1..=run.count {
+            let len = if i == run.count { run.last } else { run.size };
+            let (data, rest) = bytes.split_at(len);
+            bytes = rest;
+            match send_one(socket, run, data) {
+                Ok(()) => sent += 1,
+                Err(_) if sent > 0 => return Ok(sent),
+                Err(error) => return Err(error),
+            }
         }
     }
-    Ok(items.len())
+    Ok(sent)
 }
 
-fn send_item(socket: &Socket, item: &Item, data: &[u8]) -> io::Result<()> {
-    if item.meta.ecn.is_some() {
+fn send_one(socket: &Socket, run: &Run, data: &[u8]) -> io::Result<()> {
+    if run.meta.ecn.is_some() {
         return Err(unsupported("ecn"));
     }
-    if item.meta.source.is_some() {
+    if run.meta.source.is_some() {
         return Err(unsupported("source"));
     }
-    send(socket, data, item.to.as_ref())
+    send(socket, data, run.to.as_ref())
 }
