@@ -17,8 +17,10 @@ use crate::sys::caps::Family;
 use crate::sys::{Datagram, DatagramOps};
 use crate::wake::WakerSlots;
 
-/// Datagrams that callbacks may queue before they are sent in between.
+/// Datagrams, and bytes, that callbacks may queue before they are sent in between: several of the
+/// largest pieces that the system takes.
 const CORKED: usize = 1024;
+const CORKED_BYTES: usize = 192 * 1024;
 
 /// Errors kept for a protocol that is not being driven.
 const ERRORS: usize = 128;
@@ -270,7 +272,7 @@ impl Shared {
         state.queue.push_with(data, to, SendMeta::default());
         state.flow.add(data.len() + DATAGRAM_OVERHEAD);
         if self.is_corked() {
-            if state.flow.is_over() || state.queue.len() >= CORKED {
+            if state.queue.size() >= CORKED_BYTES || state.queue.len() >= CORKED {
                 self.send_queued(&mut state);
             }
         } else {
