@@ -87,6 +87,8 @@ pub(super) struct State {
     pub(super) made: bool,
     pub(super) socket: Option<Socket>,
     pub(super) queue: SendBatch,
+    /// A send said that it would block, while the callbacks that are running go on.
+    blocked: bool,
     pub(super) flow: Flow,
     /// For the protocol, in order.
     pub(super) errors: VecDeque<io::Error>,
@@ -116,6 +118,7 @@ impl Shared {
                 made: false,
                 socket: Some(socket),
                 queue: SendBatch::new(),
+                blocked: false,
                 flow: Flow::default(),
                 errors: VecDeque::new(),
                 reading: true,
@@ -162,6 +165,7 @@ impl Shared {
     pub(super) fn uncork(&self) -> bool {
         let mut state = self.lock();
         self.corked.store(false, Ordering::Release);
+        state.blocked = false;
         if !state.queue.is_empty() {
             self.send_queued(&mut state);
         }
@@ -177,7 +181,10 @@ impl Shared {
         while !state.queue.is_empty() && failures < ATTEMPTS {
             match socket.inner().try_send_batch(&mut state.queue) {
                 Ok(_) => failures = 0,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    state.blocked = true;
+                    break;
+                }
                 Err(error) => {
                     failures += 1;
                     self.fail_front(state, error, failures);
@@ -272,7 +279,8 @@ impl Shared {
         state.queue.push_with(data, to, SendMeta::default());
         state.flow.add(data.len() + DATAGRAM_OVERHEAD);
         if self.is_corked() {
-            if state.queue.size() >= CORKED_BYTES || state.queue.len() >= CORKED {
+            let is_much = state.queue.size() >= CORKED_BYTES || state.queue.len() >= CORKED;
+            if is_much && !state.blocked {
                 self.send_queued(&mut state);
             }
         } else {
