@@ -260,15 +260,31 @@ pub(in crate::sys::polling) fn recv_batch(
     _offload: &Offload,
 ) -> io::Result<usize> {
     batch.clear();
-    let with_control = family != Family::Unix && !plain;
     let (arena, size, slots) = batch.buffers();
     let count = slots.len().min(MESSAGES).min(limit).max(1);
-    if count == 1 {
+    let filled = if count == 1 {
         let (len, meta) = recv(socket, family, &mut arena[..size], false, plain)?;
         slots[0] = Slot { len, meta };
-        batch.set_filled(1);
-        return Ok(1);
-    }
+        1
+    } else {
+        let with_control = family != Family::Unix && !plain;
+        recv_many(socket, with_control, arena, size, &mut slots[..count])?
+    };
+    batch.set_filled(filled);
+    Ok(filled)
+}
+
+/// One call for many buffers. Apart from the way of a lone datagram, which needs no such room on
+/// the stack.
+#[inline(never)]
+fn recv_many(
+    socket: &Socket,
+    with_control: bool,
+    arena: &mut [u8],
+    size: usize,
+    slots: &mut [Slot],
+) -> io::Result<usize> {
+    let count = slots.len();
     let mut headers = [const { MaybeUninit::<libc::mmsghdr>::uninit() }; MESSAGES];
     let mut iovs = [const { MaybeUninit::<libc::iovec>::uninit() }; MESSAGES];
     let mut names = [const { MaybeUninit::<Name>::uninit() }; MESSAGES];
@@ -309,7 +325,6 @@ pub(in crate::sys::polling) fn recv_batch(
             meta: unsafe { meta_of(&header.msg_hdr, &names[i], with_control) },
         };
     }
-    batch.set_filled(filled);
     Ok(filled)
 }
 
@@ -372,6 +387,7 @@ pub(in crate::sys::polling) fn send_batch(
 }
 
 /// An error comes with the segment size of the message that was refused, if it had several.
+#[inline(never)]
 fn send_messages(
     socket: &Socket,
     family: Family,
