@@ -296,6 +296,10 @@ impl DatagramProtocol for Clients {
         Header::for_message_slice_mut(&mut refusal).set_opcode(header.opcode());
         let _ = transport.send_to(&refusal, from);
     }
+
+    fn error_received(&mut self, _: &DatagramTransport, error: io::Error) {
+        eprintln!("client: {error}");
+    }
 }
 
 /// The side that asks.

@@ -377,7 +377,8 @@ fn many_ask_at_a_time() {
                 let names: Vec<String> = (0..20)
                     .map(|name| format!("n{client}-{name}.many.test A n{name}.many.test A"))
                     .collect();
-                let asked = dig(addr, &names.join(" "));
+                // On a busy machine a datagram may get lost, as any resolver expects.
+                let asked = dig(addr, &format!("+tries=4 +timeout=5 {}", names.join(" ")));
                 assert_eq!(asked.done.stdout.matches("status: NOERROR").count(), 40);
                 assert_eq!(asked.done.stdout.matches("\t127.0.0.10\n").count(), 40);
             });
