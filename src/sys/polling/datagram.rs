@@ -196,7 +196,17 @@ impl DatagramOps for Datagram {
     }
 
     fn local_addr(&self) -> io::Result<Address> {
-        from_sock_addr(&self.io().local_addr()?)
+        match self.io().local_addr() {
+            Ok(addr) => from_sock_addr(&addr),
+            // WSAEINVAL: not bound yet, for which other systems have an address.
+            Err(error) if cfg!(windows) && error.raw_os_error() == Some(10022) => {
+                Ok(match self.family {
+                    Family::Inet6 => (std::net::Ipv6Addr::UNSPECIFIED, 0).into(),
+                    _ => (std::net::Ipv4Addr::UNSPECIFIED, 0).into(),
+                })
+            }
+            Err(error) => Err(error),
+        }
     }
 
     fn peer_addr(&self) -> io::Result<Address> {

@@ -90,6 +90,8 @@ pub(in crate::sys::polling) fn recv(
     })?;
     let mut meta = Meta::from(source(&from));
     meta.truncated = flags.is_truncated();
+    // What was cut off has filled the buffer, which Windows need not say.
+    let len = if meta.truncated { buf.len() } else { len };
     Ok((len, meta))
 }
 
