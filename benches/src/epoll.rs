@@ -1,41 +1,85 @@
-//! The little of epoll(7) that a server with one socket needs.
+//! The little of epoll(7) that the servers need, level-triggered.
 
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
 use crate::check;
 
+pub use libc::epoll_event as Event;
+
+/// No event yet: what a wait fills.
+pub const NO_EVENT: Event = Event { events: 0, u64: 0 };
+
+#[derive(Clone, Copy)]
+pub enum Interest {
+    Readable,
+    Writable,
+}
+
 pub struct Epoll {
     fd: OwnedFd,
 }
 
 impl Epoll {
-    /// Waits, level-triggered, for this descriptor to be readable.
-    pub fn readable(watched: RawFd) -> io::Result<Self> {
+    pub fn new() -> io::Result<Self> {
         // SAFETY: epoll_create1 takes no pointer; the descriptor it returns is ours alone.
         let fd = unsafe {
             let fd = check(libc::epoll_create1(libc::EPOLL_CLOEXEC))?;
             OwnedFd::from_raw_fd(fd)
         };
-        let mut event = libc::epoll_event {
-            events: libc::EPOLLIN as u32,
-            u64: 0,
-        };
-        // SAFETY: the event outlives the call, which copies it.
-        check(unsafe {
-            libc::epoll_ctl(fd.as_raw_fd(), libc::EPOLL_CTL_ADD, watched, &mut event)
-        })?;
         Ok(Self { fd })
     }
 
+    /// For a server with one socket: waits for this descriptor to be readable.
+    pub fn readable(watched: RawFd) -> io::Result<Self> {
+        let epoll = Self::new()?;
+        epoll.add(watched)?;
+        Ok(epoll)
+    }
+
+    /// Waits for this descriptor, too, to be readable. Its events carry its number. It is
+    /// removed by being closed.
+    pub fn add(&self, watched: RawFd) -> io::Result<()> {
+        self.control(libc::EPOLL_CTL_ADD, watched, Interest::Readable)
+    }
+
+    /// Waits for something else from a descriptor than so far.
+    pub fn modify(&self, watched: RawFd, interest: Interest) -> io::Result<()> {
+        self.control(libc::EPOLL_CTL_MOD, watched, interest)
+    }
+
+    fn control(&self, how: libc::c_int, watched: RawFd, interest: Interest) -> io::Result<()> {
+        let mut event = Event {
+            events: match interest {
+                Interest::Readable => libc::EPOLLIN as u32,
+                Interest::Writable => libc::EPOLLOUT as u32,
+            },
+            u64: watched as u64,
+        };
+        // SAFETY: the event outlives the call, which copies it.
+        check(unsafe { libc::epoll_ctl(self.fd.as_raw_fd(), how, watched, &mut event) })?;
+        Ok(())
+    }
+
     pub fn wait(&self) -> io::Result<()> {
-        let mut event = libc::epoll_event { events: 0, u64: 0 };
+        self.wait_for(&mut [NO_EVENT]).map(|_| ())
+    }
+
+    /// Waits for one event or more, of which there are at most as many as there is room for.
+    pub fn wait_for<'a>(&self, events: &'a mut [Event]) -> io::Result<&'a [Event]> {
         loop {
-            // SAFETY: there is room for the one event asked for.
-            let ready = check(unsafe { libc::epoll_wait(self.fd.as_raw_fd(), &mut event, 1, -1) });
+            // SAFETY: there is room for as many events as are asked for.
+            let ready = check(unsafe {
+                libc::epoll_wait(
+                    self.fd.as_raw_fd(),
+                    events.as_mut_ptr(),
+                    events.len() as libc::c_int,
+                    -1,
+                )
+            });
             match ready {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                other => return other.map(|_| ()),
+                other => return other.map(|count| &events[..count as usize]),
             }
         }
     }

@@ -4,7 +4,8 @@ pub mod contract;
 pub mod epoll;
 pub mod mmsg;
 
-/// The largest payload of a UDP datagram fits, whatever a peer sends.
+/// The largest payload of a UDP datagram fits, whatever a peer sends; and a block of a bulk
+/// transfer.
 pub const BUFFER: usize = 64 * 1024;
 
 /// Turns the -1 of a system call into the `io::Error` it stands for.

@@ -177,6 +177,7 @@ impl DatagramOptions {
     async fn candidates(&self) -> io::Result<Vec<Candidate>> {
         let query = Query {
             family: self.family,
+            stream: false,
             protocol: self.proto,
             flags: self.flags,
         };

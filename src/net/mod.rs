@@ -7,20 +7,34 @@
 mod backoff;
 mod options;
 mod resolve;
+mod split;
+mod stream;
 mod target;
+mod tcp;
 mod udp;
+#[cfg(unix)]
+mod unix;
 #[cfg(unix)]
 mod unix_datagram;
 
 pub(crate) use self::backoff::Backoff;
 pub use self::resolve::{resolve, ResolveFlags};
 pub(crate) use self::resolve::{resolve_target, Query};
+pub use self::split::{OwnedReadHalf, OwnedWriteHalf, ReuniteError};
+pub use self::stream::Incoming;
+#[cfg(unix)]
+pub(crate) use self::target::unix_address;
 pub use self::target::Target;
+pub use self::tcp::{TcpListener, TcpStream};
 pub use self::udp::UdpSocket;
+#[cfg(unix)]
+pub use self::unix::{FdsReceived, UnixListener, UnixStream};
 #[cfg(unix)]
 pub(crate) use self::unix_datagram::remove_stale;
 #[cfg(unix)]
 pub use self::unix_datagram::UnixDatagram;
 pub use crate::batch::{Ecn, Meta, RecvBatch, SendBatch, SendMeta};
-pub use crate::sys::caps::{Caps, Family, Interface};
+#[cfg(unix)]
+pub use crate::sys::caps::PeerCred;
+pub use crate::sys::caps::{Caps, Family, Interface, Keepalive};
 pub use crate::sys::Socket;

@@ -1,4 +1,4 @@
-//! The socket options that both kinds of datagram socket offer, written once.
+//! What several kinds of socket offer, written once.
 
 /// Getters, setters and facts for a type with a field `inner: sys::Datagram`.
 macro_rules! common_methods {
@@ -24,6 +24,13 @@ macro_rules! common_methods {
             self.inner.caps()
         }
 
+        crate::net::options::socket_methods!();
+    };
+}
+
+/// Options of every kind of socket, for a type with a field `inner`.
+macro_rules! socket_methods {
+    () => {
         /// Takes the error that the system keeps for the socket, and clears it (`SO_ERROR`).
         ///
         /// # Errors
@@ -249,13 +256,13 @@ macro_rules! escape_hatch {
 
 /// Conversions from and into the platform's sockets.
 macro_rules! conversions {
-    ($type:ident, $($(#[$cfg:meta])* $other:ty),* $(,)?) => {
+    ($type:ident, $inner:ident, $($(#[$cfg:meta])* $other:ty),* $(,)?) => {
         impl TryFrom<Socket> for $type {
             type Error = io::Error;
 
             /// Takes an open socket as it is, and makes it non-blocking.
             fn try_from(socket: Socket) -> io::Result<$type> {
-                $type::from_inner(Datagram::from_socket(socket)?)
+                $type::from_inner($inner::from_socket(socket)?)
             }
         }
 
@@ -318,7 +325,7 @@ macro_rules! async_io_conversions {
 
 #[cfg(feature = "async-io")]
 pub(crate) use async_io_conversions;
-pub(crate) use {common_io, common_methods, conversions, escape_hatch};
+pub(crate) use {common_io, common_methods, conversions, escape_hatch, socket_methods};
 
 /// Sizes larger than any buffer are the largest.
 pub(crate) fn clamp(size: usize) -> u32 {

@@ -94,8 +94,20 @@ pub async fn resolve(target: impl Into<Target>) -> io::Result<Vec<SocketAddr>> {
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Query {
     pub(crate) family: Option<Family>,
+    /// Of stream sockets; otherwise of datagram sockets.
+    pub(crate) stream: bool,
     pub(crate) protocol: i32,
     pub(crate) flags: ResolveFlags,
+}
+
+impl Query {
+    /// For stream sockets.
+    pub(crate) fn stream() -> Query {
+        Query {
+            stream: true,
+            ..Query::default()
+        }
+    }
 }
 
 /// The addresses of a target, at least one, all of the family if one is asked for.
@@ -116,6 +128,7 @@ pub(crate) async fn resolve_target(target: &Target, query: Query) -> io::Result<
         host,
         service,
         family: query.family,
+        stream: query.stream,
         protocol: query.protocol,
         flags: query.flags.bits(),
     })

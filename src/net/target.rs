@@ -15,7 +15,8 @@ use crate::sys::caps::Family;
 /// - a string: `"127.0.0.1:9999"`, `"[::1]:9999"`, `"localhost:9999"`, `"localhost:domain"`,
 ///   `"/run/log.sock"`, `"@abstract"`;
 /// - a pair of host and port or service: `("localhost", 9999)`, `("::1", "domain")`;
-/// - a `SocketAddr`, an [`Address`], a [`UnixAddress`], a path.
+/// - a `SocketAddr`, an [`Address`], a [`UnixAddress`], a path;
+/// - the bytes of a Unix path, or of an abstract name with a leading NUL.
 ///
 /// It is checked where it is used, so that errors come from the call that needs it. Only names go
 /// to the resolver; numeric addresses never do.
@@ -35,6 +36,7 @@ enum Kind {
     Text(String),
     Pair(String, String),
     Path(PathBuf),
+    Bytes(Vec<u8>),
     Address(Address),
 }
 
@@ -51,6 +53,7 @@ impl Target {
         let parsed = match &self.0 {
             Kind::Address(addr) => Parsed::Address(*addr),
             Kind::Path(path) => Parsed::Address(UnixAddress::from_path(path)?.into()),
+            Kind::Bytes(bytes) => Parsed::Address(UnixAddress::from_bytes(bytes)?.into()),
             Kind::Text(text) if unix => Parsed::Address(UnixAddress::from_text(text)?.into()),
             Kind::Text(text) => parse_text(text)?,
             Kind::Pair(host, service) => parse_pair(host, service)?,
@@ -112,6 +115,15 @@ fn parse_pair(host: &str, service: &str) -> io::Result<Parsed> {
     })
 }
 
+/// The Unix address that a target is, where no other makes sense.
+#[cfg(unix)]
+pub(crate) fn unix_address(target: &Target) -> io::Result<Address> {
+    match target.parse(true)? {
+        Parsed::Address(addr @ Address::Unix(_)) => Ok(addr),
+        _ => Err(invalid(format_args!("'{target}' is no Unix address"))),
+    }
+}
+
 impl Parsed {
     /// The family, as far as it is known without a lookup.
     pub(crate) fn family(&self) -> Option<Family> {
@@ -129,6 +141,7 @@ impl fmt::Display for Target {
             Kind::Pair(host, service) if host.contains(':') => write!(f, "[{host}]:{service}"),
             Kind::Pair(host, service) => write!(f, "{host}:{service}"),
             Kind::Path(path) => path.display().fmt(f),
+            Kind::Bytes(bytes) => bytes.escape_ascii().fmt(f),
             Kind::Address(addr) => addr.fmt(f),
         }
     }
@@ -185,6 +198,18 @@ impl From<PathBuf> for Target {
 impl From<&PathBuf> for Target {
     fn from(path: &PathBuf) -> Target {
         Target(Kind::Path(path.clone()))
+    }
+}
+
+impl From<&[u8]> for Target {
+    fn from(bytes: &[u8]) -> Target {
+        Target(Kind::Bytes(bytes.into()))
+    }
+}
+
+impl<const N: usize> From<&[u8; N]> for Target {
+    fn from(bytes: &[u8; N]) -> Target {
+        bytes[..].into()
     }
 }
 

@@ -423,6 +423,7 @@ fn sent(result: io::Result<()>, data: &[u8], to: &Address) -> io::Result<usize> 
 
 conversions!(
     UdpSocket,
+    Datagram,
     #[cfg(any(unix, windows))]
     std::net::UdpSocket,
     #[cfg(any(unix, windows))]

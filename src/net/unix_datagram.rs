@@ -13,7 +13,7 @@ use crate::budget;
 use crate::error::{context, invalid};
 use crate::net::backoff::Backoff;
 use crate::net::options::{common_io, common_methods, conversions, escape_hatch};
-use crate::net::target::{Parsed, Target};
+use crate::net::target::{unix_address, Target};
 use crate::sys::caps::{Caps, DatagramConfig, Family, SocketOption};
 use crate::sys::{Datagram, DatagramOps, Socket};
 
@@ -197,13 +197,6 @@ impl UnixDatagram {
     }
 }
 
-fn unix_address(target: &Target) -> io::Result<Address> {
-    match target.parse(true)? {
-        Parsed::Address(addr @ Address::Unix(_)) => Ok(addr),
-        _ => Err(invalid(format_args!("'{target}' is no Unix address"))),
-    }
-}
-
 /// Removes a socket file that a server left behind, as asyncio does before it binds. What is not a
 /// socket stays; whoever still has the socket open loses its name.
 pub(crate) fn remove_stale(path: &Path) {
@@ -218,6 +211,7 @@ pub(crate) fn remove_stale(path: &Path) {
 
 conversions!(
     UnixDatagram,
+    Datagram,
     std::os::unix::net::UnixDatagram,
     socket2::Socket,
     std::os::fd::OwnedFd,

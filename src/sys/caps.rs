@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
+use std::time::Duration;
 
 use crate::address::Address;
 
@@ -39,6 +40,9 @@ pub(crate) enum SocketOption {
     ReceiveEcn,
     /// Received datagrams may come merged.
     ReceiveOffload,
+    /// Small writes go out at once.
+    NoDelay,
+    KeepAlive,
 }
 
 /// The option's name in the public interface, as errors say it.
@@ -56,6 +60,8 @@ impl fmt::Display for SocketOption {
             SocketOption::ReceiveDestination => "receive_destination",
             SocketOption::ReceiveEcn => "receive_ecn",
             SocketOption::ReceiveOffload => "receive_offload",
+            SocketOption::NoDelay => "nodelay",
+            SocketOption::KeepAlive => "keep_alive",
         })
     }
 }
@@ -108,7 +114,7 @@ impl From<u32> for Interface {
     }
 }
 
-/// Address families of datagram sockets.
+/// Address families of sockets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Family {
@@ -163,4 +169,106 @@ impl DatagramConfig {
             connect: None,
         }
     }
+}
+
+/// How a stream socket is to be connected.
+#[derive(Debug, Clone)]
+pub(crate) struct StreamConfig {
+    pub(crate) protocol: i32,
+    pub(crate) bind: Option<Address>,
+    pub(crate) connect: Address,
+}
+
+impl StreamConfig {
+    pub(crate) fn to(addr: Address) -> StreamConfig {
+        StreamConfig {
+            protocol: 0,
+            bind: None,
+            connect: addr,
+        }
+    }
+}
+
+/// How a listening socket is to be made.
+#[derive(Debug, Clone)]
+pub(crate) struct ListenerConfig {
+    pub(crate) bind: Address,
+    /// `None` is the platform's usual way.
+    pub(crate) reuse_address: Option<bool>,
+    pub(crate) reuse_port: bool,
+    pub(crate) keep_alive: bool,
+    /// An IPv6 listener takes IPv6 only; `None` is the platform's usual way.
+    pub(crate) only_v6: Option<bool>,
+}
+
+impl ListenerConfig {
+    pub(crate) fn at(addr: Address) -> ListenerConfig {
+        ListenerConfig {
+            bind: addr,
+            reuse_address: None,
+            reuse_port: false,
+            keep_alive: false,
+            only_v6: None,
+        }
+    }
+}
+
+/// When an idle TCP connection is found to be dead: see tcp(7).
+///
+/// What is not set is the system's default, on Linux two hours, 75 seconds and 9.
+///
+/// # Examples
+/// ```
+/// use coracle::net::Keepalive;
+/// use std::time::Duration;
+///
+/// let within_two_minutes = Keepalive::new()
+///     .time(Duration::from_secs(60))
+///     .interval(Duration::from_secs(20))
+///     .retries(3);
+/// # let _ = within_two_minutes;
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Keepalive {
+    pub(crate) time: Option<Duration>,
+    pub(crate) interval: Option<Duration>,
+    pub(crate) retries: Option<u32>,
+}
+
+impl Keepalive {
+    /// The system's defaults.
+    pub fn new() -> Keepalive {
+        Keepalive::default()
+    }
+
+    /// How long nothing is received before the first probe (`TCP_KEEPIDLE`), in whole seconds.
+    pub fn time(mut self, time: Duration) -> Keepalive {
+        self.time = Some(time);
+        self
+    }
+
+    /// How long between two probes (`TCP_KEEPINTVL`), in whole seconds.
+    pub fn interval(mut self, interval: Duration) -> Keepalive {
+        self.interval = Some(interval);
+        self
+    }
+
+    /// How many probes without an answer end the connection (`TCP_KEEPCNT`).
+    pub fn retries(mut self, retries: u32) -> Keepalive {
+        self.retries = Some(retries);
+        self
+    }
+}
+
+/// Who is at the other end of a Unix connection, as the system saw it when the connection was
+/// made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub struct PeerCred {
+    /// The effective user.
+    pub uid: u32,
+    /// The effective group.
+    pub gid: u32,
+    /// The process, where the system tells.
+    pub pid: Option<i32>,
 }

@@ -8,6 +8,8 @@
 //! | `Reactor` | [`ReactorOps`] | the outer loop: steps the scheduler, waits for sockets and deadlines |
 //! | `Notifier` | [`NotifierOps`] | ends the reactor's wait from anywhere |
 //! | `Datagram` | [`DatagramOps`] | a datagram socket |
+//! | `Stream` | [`StreamOps`] | a connected stream socket |
+//! | `Listener` | [`ListenerOps`] | a socket that accepts connections |
 //! | `Socket` | `From`/`Into` the platform's own | a socket that the user brings or takes away |
 //! | `ForeignTimer` | [`TimerOps`] | a deadline kept by another runtime's reactor |
 //! | `resolve` | [`Lookup`] in, addresses out | name lookup that does not block the loop |
@@ -29,13 +31,17 @@
 
 pub(crate) mod caps;
 
-use std::io;
+use std::io::{self, IoSlice, IoSliceMut};
+use std::net::Shutdown;
 use std::task::{Context, Poll};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::address::Address;
 use crate::batch::{Meta, RecvBatch, SendBatch};
-use crate::sys::caps::{Caps, DatagramConfig, Family, Interface, Membership, SocketOption};
+use crate::sys::caps::{
+    Caps, DatagramConfig, Family, Interface, Keepalive, ListenerConfig, Membership, SocketOption,
+    StreamConfig,
+};
 
 #[cfg(any(unix, windows))]
 mod polling;
@@ -44,7 +50,8 @@ use self::polling as backend;
 
 pub use self::backend::Socket;
 pub(crate) use self::backend::{
-    clock, path_from_bytes, resolve, resolve_flags, Datagram, ForeignTimer, Notifier, Reactor,
+    clock, path_from_bytes, resolve, resolve_flags, Datagram, ForeignTimer, Listener, Notifier,
+    Reactor, Stream,
 };
 
 /// What the scheduler tells the loop that steps it.
@@ -149,6 +156,70 @@ pub(crate) trait DatagramOps: Sized + Send + Sync + 'static {
     fn take_error(&self) -> io::Result<Option<io::Error>>;
 }
 
+/// A connected stream socket. `try_*` never waits and gives `WouldBlock`; `poll_*` waits instead.
+pub(crate) trait StreamOps: Sized + Send + Sync + 'static {
+    /// Makes a socket, binds it if asked to, and connects it. Errors name the address.
+    /// `WouldBlock`: the listener's queue is full, and the system does not tell when it is not.
+    async fn connect(config: &StreamConfig) -> io::Result<Self>;
+
+    /// Takes the user's socket as it is; it must be a stream socket.
+    fn from_socket(socket: Socket) -> io::Result<Self>;
+    /// Gives the socket back to the user.
+    fn into_socket(self) -> io::Result<Socket>;
+
+    /// What is there, as far as it fits; 0 is the end unless there was no room.
+    fn try_read(&self, bufs: &mut [IoSliceMut<'_>]) -> io::Result<usize>;
+    fn poll_read(
+        &self,
+        cx: &mut Context<'_>,
+        bufs: &mut [IoSliceMut<'_>],
+    ) -> Poll<io::Result<usize>>;
+    /// As `poll_read`, but it stays to be read.
+    fn poll_peek(&self, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>>;
+
+    /// As much from the front as goes at once.
+    fn try_write(&self, bufs: &[IoSlice<'_>]) -> io::Result<usize>;
+    fn poll_write(&self, cx: &mut Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>>;
+
+    fn shutdown(&self, how: Shutdown) -> io::Result<()>;
+    fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
+    fn poll_writable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
+
+    fn local_addr(&self) -> io::Result<Address>;
+    fn peer_addr(&self) -> io::Result<Address>;
+    fn family(&self) -> Family;
+    fn get(&self, option: SocketOption) -> io::Result<u32>;
+    fn set(&self, option: SocketOption, value: u32) -> io::Result<()>;
+    fn linger(&self) -> io::Result<Option<Duration>>;
+    fn set_linger(&self, linger: Option<Duration>) -> io::Result<()>;
+    fn set_keepalive(&self, keepalive: Keepalive) -> io::Result<()>;
+    fn take_error(&self) -> io::Result<Option<io::Error>>;
+}
+
+/// A socket that accepts connections.
+pub(crate) trait ListenerOps: Sized + Send + Sync + 'static {
+    /// Makes a socket and binds it; it does not listen yet. Errors name the address.
+    async fn open(config: &ListenerConfig) -> io::Result<Self>;
+
+    /// Takes the user's socket as it is; it must be a stream socket.
+    fn from_socket(socket: Socket) -> io::Result<Self>;
+    fn into_socket(self) -> io::Result<Socket>;
+
+    /// From here on, `backlog` connections may wait to be accepted; again for another number.
+    async fn listen(&self, backlog: u32) -> io::Result<()>;
+
+    /// The next connection and its peer's address. One that has gone meanwhile is skipped.
+    fn try_accept(&self) -> io::Result<(Stream, Address)>;
+    fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<(Stream, Address)>>;
+    fn poll_acceptable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
+
+    fn local_addr(&self) -> io::Result<Address>;
+    fn family(&self) -> Family;
+    fn get(&self, option: SocketOption) -> io::Result<u32>;
+    fn set(&self, option: SocketOption, value: u32) -> io::Result<()>;
+    fn take_error(&self) -> io::Result<Option<io::Error>>;
+}
+
 /// A question to the resolver, with `getaddrinfo`'s hints.
 #[derive(Debug, Clone)]
 pub(crate) struct Lookup {
@@ -156,6 +227,8 @@ pub(crate) struct Lookup {
     /// A port number or the name of a service.
     pub(crate) service: String,
     pub(crate) family: Option<Family>,
+    /// For stream sockets; otherwise for datagram sockets.
+    pub(crate) stream: bool,
     pub(crate) protocol: i32,
     pub(crate) flags: i32,
 }

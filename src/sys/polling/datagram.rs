@@ -62,10 +62,7 @@ impl Datagram {
         cx: &mut Context<'_>,
         operation: &mut dyn FnMut(socket2::SockRef<'_>) -> io::Result<T>,
     ) -> Poll<io::Result<T>> {
-        let direction = match writing {
-            false => Direction::Read,
-            true => Direction::Write,
-        };
+        let direction = Direction::of_writing(writing);
         self.source
             .poll_io(direction, cx, || operation(self.as_socket2()))
     }

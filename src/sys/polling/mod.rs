@@ -5,11 +5,15 @@ mod address;
 pub(crate) mod clock;
 mod datagram;
 mod foreign;
+mod listener;
 mod options;
 mod reactor;
 mod resolve;
 mod socket;
 mod source;
+mod stream;
+#[cfg(unix)]
+mod unix;
 
 // The same items twice: what Linux has, and what every platform has. The hooks run the second on
 // Linux too, for the tests.
@@ -30,6 +34,8 @@ pub(crate) use self::address::path_from_bytes;
 pub(crate) use self::datagram::Datagram;
 pub(crate) use self::foreign::ForeignTimer;
 pub(crate) use self::kernel::wait::Notifier;
+pub(crate) use self::listener::Listener;
 pub(crate) use self::reactor::Reactor;
 pub(crate) use self::resolve::{resolve, resolve_flags};
 pub use self::socket::Socket;
+pub(crate) use self::stream::Stream;

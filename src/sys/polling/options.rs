@@ -7,7 +7,7 @@ use socket2::Socket;
 
 use super::kernel::msg;
 use crate::error::{context, invalid, unsupported};
-use crate::sys::caps::{Family, Interface, Membership, SocketOption};
+use crate::sys::caps::{Family, Interface, Keepalive, Membership, SocketOption};
 
 pub(super) fn get(io: &Socket, family: Family, option: SocketOption) -> io::Result<u32> {
     let v4 = family == Family::Inet;
@@ -23,6 +23,8 @@ pub(super) fn get(io: &Socket, family: Family, option: SocketOption) -> io::Resu
         SocketOption::MulticastLoop => io.multicast_loop_v6().map(u32::from),
         SocketOption::RecvBufferSize => io.recv_buffer_size().map(saturate),
         SocketOption::SendBufferSize => io.send_buffer_size().map(saturate),
+        SocketOption::NoDelay => io.tcp_nodelay().map(u32::from),
+        SocketOption::KeepAlive => io.keepalive().map(u32::from),
         SocketOption::ReceiveDestination
         | SocketOption::ReceiveEcn
         | SocketOption::ReceiveOffload => msg::get(io, family, option),
@@ -45,11 +47,35 @@ pub(super) fn set(io: &Socket, family: Family, option: SocketOption, value: u32)
         SocketOption::MulticastLoop => io.set_multicast_loop_v6(on),
         SocketOption::RecvBufferSize => io.set_recv_buffer_size(value as usize),
         SocketOption::SendBufferSize => io.set_send_buffer_size(value as usize),
+        SocketOption::NoDelay => io.set_tcp_nodelay(on),
+        SocketOption::KeepAlive => io.set_keepalive(on),
         SocketOption::ReceiveDestination
         | SocketOption::ReceiveEcn
         | SocketOption::ReceiveOffload => msg::set(io, family, option, value),
     }
     .map_err(|error| context(error, format_args!("{option} = {value}")))
+}
+
+/// Turns keep-alive on, with what is set of its times.
+pub(super) fn set_tcp_keepalive(io: &Socket, keepalive: Keepalive) -> io::Result<()> {
+    let mut system = socket2::TcpKeepalive::new();
+    if let Some(time) = keepalive.time {
+        system = system.with_time(time);
+    }
+    if cfg!(target_os = "openbsd") && keepalive != Keepalive::new() {
+        return Err(unsupported("keepalive with times"));
+    }
+    #[cfg(not(target_os = "openbsd"))]
+    {
+        if let Some(interval) = keepalive.interval {
+            system = system.with_interval(interval);
+        }
+        if let Some(retries) = keepalive.retries {
+            system = system.with_retries(retries);
+        }
+    }
+    io.set_tcp_keepalive(&system)
+        .map_err(|error| context(error, format_args!("{keepalive:?}")))
 }
 
 fn saturate(size: usize) -> u32 {

@@ -94,7 +94,10 @@ fn ask(lookup: &Lookup) -> io::Result<Vec<SocketAddr>> {
     let hints = AddrInfoHints {
         flags: lookup.flags,
         address: lookup.family.map_or(0, |family| domain(family).into()),
-        socktype: socket2::Type::DGRAM.into(),
+        socktype: match lookup.stream {
+            true => socket2::Type::STREAM.into(),
+            false => socket2::Type::DGRAM.into(),
+        },
         protocol: lookup.protocol,
     };
     getaddrinfo(Some(&lookup.host), Some(&lookup.service), Some(hints))

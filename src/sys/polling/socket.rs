@@ -1,5 +1,7 @@
 //! Sockets that the user brings or takes away.
 
+use std::mem::MaybeUninit;
+
 /// An open socket of the platform, on its way into or out of coracle.
 ///
 /// Made from what the user has: `socket2::Socket`, std's socket types, `OwnedFd` (Unix),
@@ -52,4 +54,11 @@ both_ways! {
     std::os::fd::OwnedFd;
     #[cfg(windows)]
     std::os::windows::io::OwnedSocket;
+}
+
+#[allow(unsafe_code)]
+pub(super) fn as_uninit(buf: &mut [u8]) -> &mut [MaybeUninit<u8>] {
+    // SAFETY: the layouts are the same, and socket2 promises to write only initialised bytes into
+    // the buffers it is lent.
+    unsafe { &mut *(std::ptr::from_mut(buf) as *mut [MaybeUninit<u8>]) }
 }

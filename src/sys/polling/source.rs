@@ -76,6 +76,13 @@ impl Default for Readiness {
 }
 
 impl Direction {
+    pub(super) fn of_writing(writing: bool) -> Direction {
+        match writing {
+            false => Direction::Read,
+            true => Direction::Write,
+        }
+    }
+
     fn bit(self) -> u8 {
         match self {
             Direction::Read => 1,
@@ -237,6 +244,7 @@ impl Source {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     self.clear_ready(direction);
                 }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 result => return Poll::Ready(result),
             }
         }

@@ -1,4 +1,4 @@
-//! Builds what is measured: the binaries of this package, the echo server of the crate, and
+//! Builds what is measured: the binaries of this package, the echo servers of the crate, and
 //! a Python environment for uvloop.
 
 use std::env;
@@ -51,9 +51,8 @@ pub fn binary(name: &str) -> io::Result<PathBuf> {
     Ok(target.join("release").join(name))
 }
 
-/// Builds the echo server of the crate, with the same settings, in a directory of ours.
-pub fn example(default_features: bool) -> io::Result<PathBuf> {
-    let name = "udp_echo_server";
+/// Builds an example of the crate, with the same settings, in a directory of ours.
+pub fn example(name: &str, default_features: bool) -> io::Result<PathBuf> {
     // Apart, so that one does not replace the other.
     let target = target()?.join(match default_features {
         true => "coracle",

@@ -3,13 +3,16 @@
 mod build;
 mod client;
 mod cpu;
+mod limits;
 mod micro;
 mod options;
+mod rounds;
 mod server;
 mod size;
 mod strace;
 mod table;
 mod udp;
+mod unix;
 
 use std::env;
 use std::fs;
@@ -19,14 +22,18 @@ use std::thread;
 
 use options::{invalid, Options, USAGE};
 
-const COMMANDS: [&str; 7] = [
+const COMMANDS: [&str; 11] = [
     "size",
     "syscalls",
     "udp-ping-pong",
     "udp-flood",
     "udp-flood-gso",
+    "unix-ping-pong",
+    "unix-bulk",
+    "unix-connect",
     "micro",
     "memory",
+    "unix-memory",
 ];
 
 fn main() -> ExitCode {
@@ -45,6 +52,10 @@ fn main() -> ExitCode {
         "all" => COMMANDS.to_vec(),
         one => vec![one],
     };
+    // Those who get by with the usual limit are not kept from running.
+    if let Err(error) = limits::raise_open_files() {
+        eprintln!("harness: the limit of open files stays as it is: {error}");
+    }
     println!("{}\n", machine());
     let mut code = ExitCode::SUCCESS;
     for command in commands {
@@ -67,6 +78,10 @@ fn run(options: &Options) -> io::Result<String> {
         "udp-ping-pong" => udp::ping_pong(options),
         "udp-flood" => udp::flood(options, false),
         "udp-flood-gso" => udp::flood(options, true),
+        "unix-ping-pong" => unix::ping_pong(options),
+        "unix-bulk" => unix::bulk(options),
+        "unix-connect" => unix::connect(options),
+        "unix-memory" => unix::memory(options),
         "syscalls" => strace::syscalls(options),
         "micro" => micro::micro(options),
         "size" => size::size(options),

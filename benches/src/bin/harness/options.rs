@@ -5,6 +5,8 @@ use std::io;
 use std::str::FromStr;
 use std::time::Duration;
 
+use crate::server::Transport;
+
 pub const USAGE: &str = "\
 usage: harness COMMAND [OPTION...]
 
@@ -12,25 +14,34 @@ commands
   udp-ping-pong    one datagram at a time: round trips, latency, CPU time of the server
   udp-flood        a window of datagrams: echoes per second, and per CPU second of the server
   udp-flood-gso    the same from a client that sends with GSO and receives with GRO
-  syscalls         system calls per echoed datagram, counted by strace
+  unix-ping-pong   the same as udp-ping-pong on Unix streams, also with many idle connections
+  unix-bulk        one Unix connection: bytes echoed per second, and per CPU second of the server
+  unix-connect     Unix connections of one message each: per second, and per CPU second
+  syscalls         system calls per echoed message, counted by strace
   micro            tasks, yields, timers, wake-ups across threads
   size             bytes of the servers, crates they depend on
-  memory           resident memory of the servers, idle and after a flood
+  memory           resident memory of the UDP servers, idle and after a flood
+  unix-memory      resident memory of the servers for each idle Unix connection
   all              all of the above
 
 options
   --rounds N          rounds, each of which measures every server once     [5]
   --seconds S         duration of one measurement                          [1]
   --only NAME,NAME    only these servers, or runtimes
-  --server NAME=CMD   one more server, or another for a name: a program and its arguments,
+  --server NAME=CMD   one more UDP server, or another for a name: a program and its arguments,
                       to which the address is added
+  --unix-server NAME=CMD   the same for Unix streams: the path is added
   --base NAME         what the others are compared with                    [coracle]
   --pin WHERE         split: server and client on one CPU each; same: both on one;
                       none: as the scheduler likes   [split; ping-pong: split, then same]
-  --size BYTES        payload of a datagram                                [64]
+  --size BYTES        payload of a datagram, or bytes of a message         [64]
   --window N          datagrams under way in a flood   [256, and 64 if they are large]
   --sockets N         client sockets the window is spread over             [1]
   --segments N        datagrams in one GSO send                            [32]
+  --idle N            idle Unix connections  [ping-pong: 0, then 10000; memory: 10000]
+  --parallel N        Unix connections opened at a time                    [4]
+  --buffer BYTES      for each Unix connection, where it has its own buffer
+                                                          [1024; bulk: 65536]
   --exchanges N       exchanges under strace                               [2000]
 ";
 
@@ -57,13 +68,17 @@ pub struct Options {
     pub rounds: usize,
     pub duration: Duration,
     pub only: Option<Vec<String>>,
-    pub servers: Vec<(String, Vec<String>)>,
+    udp_servers: Vec<(String, Vec<String>)>,
+    unix_servers: Vec<(String, Vec<String>)>,
     pub base: String,
     pub pin: Option<Pin>,
     pub size: usize,
     window: Option<usize>,
     pub sockets: usize,
     pub segments: usize,
+    pub idle: Option<usize>,
+    pub parallel: usize,
+    pub buffer: Option<usize>,
     pub exchanges: u32,
 }
 
@@ -74,13 +89,17 @@ impl Options {
             rounds: 5,
             duration: Duration::from_secs(1),
             only: None,
-            servers: Vec::new(),
+            udp_servers: Vec::new(),
+            unix_servers: Vec::new(),
             base: "coracle".to_owned(),
             pin: None,
             size: 64,
             window: None,
             sockets: 1,
             segments: 32,
+            idle: None,
+            parallel: 4,
+            buffer: None,
             exchanges: 2000,
         };
         while let Some(name) = arguments.next() {
@@ -96,13 +115,8 @@ impl Options {
                 "--only" => {
                     options.only = Some(value.split(',').map(str::to_owned).collect());
                 }
-                "--server" => {
-                    let (server, command) = value
-                        .split_once('=')
-                        .ok_or_else(|| invalid(format!("{name} wants NAME=CMD, not {value}")))?;
-                    let command = command.split_whitespace().map(str::to_owned).collect();
-                    options.servers.push((server.to_owned(), command));
-                }
+                "--server" => options.udp_servers.push(server(&name, &value)?),
+                "--unix-server" => options.unix_servers.push(server(&name, &value)?),
                 "--base" => options.base = value,
                 "--pin" => {
                     options.pin = Some(match value.as_str() {
@@ -116,6 +130,9 @@ impl Options {
                 "--window" => options.window = Some(at_least_one(&name, &value)?),
                 "--sockets" => options.sockets = at_least_one(&name, &value)?,
                 "--segments" => options.segments = at_least_one(&name, &value)?,
+                "--idle" => options.idle = Some(number(&name, &value)?),
+                "--parallel" => options.parallel = at_least_one(&name, &value)?,
+                "--buffer" => options.buffer = Some(at_least_one(&name, &value)?),
                 "--exchanges" => options.exchanges = number(&name, &value)?,
                 _ => return Err(invalid(format!("unknown option {name}\n\n{USAGE}"))),
             }
@@ -133,6 +150,23 @@ impl Options {
         self.window.unwrap_or(fits)
     }
 
+    /// Apart, waking a CPU that has nothing to do is part of the time; together, only the work
+    /// of both sides is.
+    pub fn ping_pong_pins(&self) -> Vec<Pin> {
+        match self.pin {
+            Some(pin) => vec![pin],
+            None => vec![Pin::Split, Pin::Same],
+        }
+    }
+
+    /// The servers that the command line adds.
+    pub fn given(&self, transport: Transport) -> &[(String, Vec<String>)] {
+        match transport {
+            Transport::Udp => &self.udp_servers,
+            Transport::Unix { .. } => &self.unix_servers,
+        }
+    }
+
     pub fn wants(&self, name: &str) -> bool {
         match &self.only {
             Some(names) => names.iter().any(|wanted| wanted == name),
@@ -143,6 +177,14 @@ impl Options {
 
 pub fn invalid(message: String) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidInput, message)
+}
+
+fn server(name: &str, value: &str) -> io::Result<(String, Vec<String>)> {
+    let (server, command) = value
+        .split_once('=')
+        .ok_or_else(|| invalid(format!("{name} wants NAME=CMD, not {value}")))?;
+    let command = command.split_whitespace().map(str::to_owned).collect();
+    Ok((server.to_owned(), command))
 }
 
 fn number<T: FromStr>(name: &str, value: &str) -> io::Result<T> {

@@ -1,12 +1,14 @@
 //! The servers: which there are, and one that runs.
 
+use std::env;
 use std::ffi::OsString;
 use std::fs;
 use std::io::{self, BufRead, BufReader};
-use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::os::unix::process::CommandExt;
-use std::process::{Child, Command, Stdio};
+use std::path::PathBuf;
+use std::process::{self, Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use coracle_benches::check;
@@ -18,14 +20,25 @@ use crate::options::{invalid, Options};
 /// An interpreter under strace takes its time.
 const START_UP: Duration = Duration::from_secs(20);
 
+/// What the servers of a measurement speak.
+#[derive(Clone, Copy)]
+pub enum Transport {
+    Udp,
+    /// Streams, each with a buffer of so many bytes where a server has one for each.
+    Unix {
+        buffer: usize,
+    },
+}
+
 /// How to start a server; the address is added.
 #[derive(Clone)]
 pub struct Server {
     pub name: String,
     pub command: Vec<OsString>,
+    transport: Transport,
 }
 
-const BINARIES: [(&str, &[&str]); 6] = [
+const UDP: [(&str, &[&str]); 6] = [
     ("tokio", &["udp_tokio"]),
     ("smol", &["udp_smol"]),
     ("epoll", &["udp_epoll"]),
@@ -34,64 +47,116 @@ const BINARIES: [(&str, &[&str]); 6] = [
     ("quinn", &["udp_quinn"]),
 ];
 
-/// Builds the servers that are wanted.
-pub fn servers(options: &Options) -> io::Result<Vec<Server>> {
-    let mut servers = Vec::new();
-    let given = |name: &str| options.servers.iter().any(|(given, _)| given == name);
-    let wanted = |name: &str| options.wants(name) && !given(name);
+/// The number of bytes is added to `--buffer`.
+const UNIX: [(&str, &[&str]); 4] = [
+    ("coracle-net", &["unix_coracle", "--buffer"]),
+    ("tokio", &["unix_tokio", "--buffer"]),
+    ("smol", &["unix_smol", "--buffer"]),
+    ("epoll", &["unix_epoll"]),
+];
 
-    if wanted("coracle") {
-        servers.push(Server::new("coracle", vec![build::example(true)?.into()]));
-    }
-    for (name, command) in &options.servers {
-        if options.wants(name) {
-            servers.push(Server::new(name, command.iter().map(Into::into).collect()));
+/// Those that are not binaries of this package.
+const OTHERS: [&str; 3] = ["coracle", "asyncio", "uvloop"];
+
+impl Transport {
+    /// The server that the crate has as an example.
+    pub fn example(self) -> &'static str {
+        match self {
+            Transport::Udp => "udp_echo_server",
+            Transport::Unix { .. } => "unix_echo_server",
         }
     }
-    for (name, command) in BINARIES {
+
+    fn script(self) -> &'static str {
+        match self {
+            Transport::Udp => "asyncio_echo.py",
+            Transport::Unix { .. } => "asyncio_unix_echo.py",
+        }
+    }
+
+    fn binaries(self) -> &'static [(&'static str, &'static [&'static str])] {
+        match self {
+            Transport::Udp => &UDP,
+            Transport::Unix { .. } => &UNIX,
+        }
+    }
+}
+
+/// Builds the servers that are wanted.
+pub fn servers(options: &Options, transport: Transport) -> io::Result<Vec<Server>> {
+    let mut servers = Vec::new();
+    let given = options.given(transport);
+    let wanted = |name: &str| options.wants(name) && !given.iter().any(|(given, _)| given == name);
+    let mut add = |name: &str, command: Vec<OsString>| {
+        servers.push(Server {
+            name: name.to_owned(),
+            command,
+            transport,
+        });
+    };
+
+    if wanted("coracle") {
+        let example = build::example(transport.example(), true)?;
+        add("coracle", vec![example.into()]);
+    }
+    for (name, command) in given {
+        if options.wants(name) {
+            add(name, command.iter().map(Into::into).collect());
+        }
+    }
+    for (name, command) in transport.binaries() {
         if wanted(name) {
             let mut words = vec![build::binary(command[0])?.into()];
             words.extend(command[1..].iter().map(OsString::from));
-            servers.push(Server::new(name, words));
+            if let (Transport::Unix { buffer }, Some(&"--buffer")) = (transport, command.last()) {
+                words.push(buffer.to_string().into());
+            }
+            add(name, words);
         }
     }
-    let script = build::package().join("peers").join("asyncio_echo.py");
+    let script = build::package().join("peers").join(transport.script());
     if wanted("asyncio") {
-        let words = vec![build::python()?.into(), script.clone().into()];
-        servers.push(Server::new("asyncio", words));
+        add(
+            "asyncio",
+            vec![build::python()?.into(), script.clone().into()],
+        );
     }
     if wanted("uvloop") {
         match build::python_with_uvloop() {
-            Ok(python) => {
-                let words = vec![python.into(), script.into(), "--uvloop".into()];
-                servers.push(Server::new("uvloop", words));
-            }
+            Ok(python) => add(
+                "uvloop",
+                vec![python.into(), script.into(), "--uvloop".into()],
+            ),
             // The other results are still worth having, unless this one was asked for.
             Err(error) if options.only.is_none() => eprintln!("left out: uvloop: {error}"),
             Err(error) => return Err(error),
         }
     }
     for name in options.only.iter().flatten() {
-        if !servers.iter().any(|server| server.name == *name) {
+        if !exists(options, name) {
             return Err(invalid(format!("there is no server {name}")));
         }
     }
     Ok(servers)
 }
 
-impl Server {
-    fn new(name: &str, command: Vec<OsString>) -> Self {
-        Self {
-            name: name.to_owned(),
-            command,
-        }
-    }
+/// Whether there is a server of this name, for whichever transport: with several commands in
+/// one run, not each has all that are asked for.
+fn exists(options: &Options, name: &str) -> bool {
+    let here = |transport: Transport| {
+        let binaries = transport.binaries().iter().map(|(name, _)| *name);
+        let given = options.given(transport).iter().map(|(name, _)| &**name);
+        binaries.chain(given).any(|known| known == name)
+    };
+    OTHERS.contains(&name) || here(Transport::Udp) || here(Transport::Unix { buffer: 0 })
+}
 
-    /// Starts the server on a free port, on the CPU with this number if one is given.
+impl Server {
+    /// Starts the server on a free address, on the CPU with this number if one is given.
     pub fn start(&self, cpu: Option<usize>) -> io::Result<Running> {
         let mut command = Command::new(&self.command[0]);
         command.args(&self.command[1..]);
-        Running::start(&self.name, command, cpu)
+        Running::start(self, command, cpu)
     }
 
     /// The same under strace, which writes its table to this file.
@@ -101,7 +166,7 @@ impl Server {
             .args(["-c", "-f", "-o"])
             .arg(table)
             .args(&self.command);
-        let mut running = Running::start(&self.name, command, None)?;
+        let mut running = Running::start(self, command, None)?;
         running.pid = child_of(running.child.id())?;
         Ok(running)
     }
@@ -110,18 +175,30 @@ impl Server {
 /// A server process, which ends with this value.
 pub struct Running {
     pub name: String,
-    pub address: SocketAddr,
+    /// As the server says it: an address with a port, or a path.
+    pub address: String,
+    /// What is left in the file system of a server that is killed.
+    socket: Option<PathBuf>,
     /// The server itself, where the child is strace.
     pid: u32,
     child: Child,
 }
 
 impl Running {
-    fn start(name: &str, mut command: Command, cpu: Option<usize>) -> io::Result<Self> {
-        command
-            .arg("127.0.0.1:0")
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped());
+    fn start(server: &Server, mut command: Command, cpu: Option<usize>) -> io::Result<Self> {
+        let name = &server.name;
+        let socket = match server.transport {
+            Transport::Udp => {
+                command.arg("127.0.0.1:0");
+                None
+            }
+            Transport::Unix { .. } => {
+                let path = free_path()?;
+                command.arg(&path);
+                Some(path)
+            }
+        };
+        command.stdin(Stdio::null()).stdout(Stdio::piped());
         // SAFETY: between fork and exec there are two system calls, which allocate nothing.
         unsafe {
             command.pre_exec(move || {
@@ -143,48 +220,20 @@ impl Running {
             }
             None => Ok(0),
         };
-        let address = line
-            .trim()
-            .strip_prefix("listening on ")
-            .and_then(|address| address.parse().ok());
-        let mut running = Self {
-            name: name.to_owned(),
-            address: SocketAddr::from(([127, 0, 0, 1], 0)),
+        let address = line.trim().strip_prefix("listening on ");
+        let running = Self {
+            name: name.clone(),
+            address: address.unwrap_or_default().to_owned(),
+            socket,
             pid: child.id(),
             child,
         };
         read.map_err(|error| running.error("does not say where it listens", error))?;
-        running.address = address.ok_or_else(|| {
+        if address.is_none() {
             let said = format!("said {line:?} instead of where it listens");
-            running.error(&said, io::ErrorKind::InvalidData.into())
-        })?;
-        Ok(running)
-    }
-
-    /// A socket connected to the server.
-    pub fn connect(&self) -> io::Result<UdpSocket> {
-        let socket = UdpSocket::bind("127.0.0.1:0")?;
-        socket.connect(self.address)?;
-        Ok(socket)
-    }
-
-    /// Whether what comes back is what was sent, so that no server is fast by being wrong.
-    pub fn verify(&self) -> io::Result<()> {
-        let socket = self.connect()?;
-        socket.set_read_timeout(Some(Duration::from_secs(2)))?;
-        let mut reply = vec![0; coracle_benches::BUFFER];
-        for len in [1, 64, 1200, 9000, 65_507] {
-            let sent: Vec<u8> = (0..len).map(|i: u32| (i % 251) as u8).collect();
-            socket.send(&sent)?;
-            let received = socket
-                .recv(&mut reply)
-                .map_err(|error| self.error(&format!("did not echo {len} bytes"), error))?;
-            if reply[..received] != sent {
-                let message = format!("echoed {len} bytes as {received}, or as others");
-                return Err(self.error(&message, io::ErrorKind::InvalidData.into()));
-            }
+            return Err(running.error(&said, io::ErrorKind::InvalidData.into()));
         }
-        Ok(())
+        Ok(running)
     }
 
     /// CPU time the process has used so far, over all of its threads.
@@ -224,6 +273,23 @@ impl Drop for Running {
             let _ = self.child.kill();
             let _ = self.child.wait();
         }
+        if let Some(path) = &self.socket {
+            // A server that ended before it listened has left nothing.
+            let _ = fs::remove_file(path);
+        }
+    }
+}
+
+/// A path for a socket, in the directory for such things: its name must fit into 108 bytes,
+/// which the target directory may not.
+fn free_path() -> io::Result<PathBuf> {
+    static NUMBER: AtomicU32 = AtomicU32::new(0);
+    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+    let name = format!("coracle-benches-{}-{number}.sock", process::id());
+    let path = env::temp_dir().join(name);
+    match fs::remove_file(&path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(path),
     }
 }
 

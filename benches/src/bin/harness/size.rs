@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use crate::build;
@@ -11,13 +11,37 @@ use crate::options::Options;
 use crate::table::{markdown, number};
 
 /// Binaries of this package, with the crate that each is there to show.
-const PEERS: [(&str, &str, &str); 5] = [
-    ("tokio", "udp_tokio", "tokio"),
-    ("smol", "udp_smol", "smol"),
-    ("quinn", "udp_quinn", "quinn-udp"),
-    ("epoll", "udp_epoll", "libc"),
-    ("mmsg", "udp_mmsg", "libc"),
+const PEERS: [Peer; 6] = [
+    Peer::new("coracle-net", None, Some("unix_coracle"), "coracle"),
+    Peer::new("tokio", Some("udp_tokio"), Some("unix_tokio"), "tokio"),
+    Peer::new("smol", Some("udp_smol"), Some("unix_smol"), "smol"),
+    Peer::new("quinn", Some("udp_quinn"), None, "quinn-udp"),
+    Peer::new("epoll", Some("udp_epoll"), Some("unix_epoll"), "libc"),
+    Peer::new("mmsg", Some("udp_mmsg"), None, "libc"),
 ];
+
+struct Peer {
+    name: &'static str,
+    udp: Option<&'static str>,
+    unix: Option<&'static str>,
+    package: &'static str,
+}
+
+impl Peer {
+    const fn new(
+        name: &'static str,
+        udp: Option<&'static str>,
+        unix: Option<&'static str>,
+        package: &'static str,
+    ) -> Self {
+        Self {
+            name,
+            udp,
+            unix,
+            package,
+        }
+    }
+}
 
 pub fn size(options: &Options) -> io::Result<String> {
     let mut rows = Vec::new();
@@ -29,40 +53,65 @@ pub fn size(options: &Options) -> io::Result<String> {
                 true => &[],
                 false => &["--no-default-features"],
             };
-            let binary = build::example(default_features);
+            let example = |name| bytes(build::example(name, default_features));
             let crates = crates(&root, "coracle", features);
-            rows.push(row(name, binary.and_then(|path| bytes(&path)), crates));
+            rows.push(row(
+                name,
+                Some(example("udp_echo_server")),
+                Some(example("unix_echo_server")),
+                crates,
+            ));
         }
     }
-    for (name, binary, package) in PEERS {
-        if options.wants(name) {
-            let path = build::binary(binary);
-            let crates = crates(build::package(), package, &["--features", binary]);
-            rows.push(row(name, path.and_then(|path| bytes(&path)), crates));
+    for peer in PEERS {
+        if options.wants(peer.name) {
+            let features = peer.udp.or(peer.unix).unwrap_or_default();
+            let crates = crates(build::package(), peer.package, &["--features", features]);
+            let binary = |name| bytes(build::binary(name));
+            rows.push(row(
+                peer.name,
+                peer.udp.map(binary),
+                peer.unix.map(binary),
+                crates,
+            ));
         }
     }
-    let header = ["server", "bytes, stripped", "crates, itself included"].map(str::to_owned);
+    let header = [
+        "server",
+        "UDP: bytes, stripped",
+        "Unix streams: bytes, stripped",
+        "crates, itself included",
+    ]
+    .map(str::to_owned);
     Ok(format!("## Size\n\n{}", markdown(&header, &rows)))
 }
 
 /// A figure that cannot be had leaves a gap, not the whole table undone.
-fn row(name: &str, bytes: io::Result<u64>, crates: io::Result<usize>) -> Vec<String> {
-    let cell = |value: io::Result<f64>| match value {
-        Ok(value) => number(value, 0),
-        Err(error) => {
+fn row(
+    name: &str,
+    udp: Option<io::Result<f64>>,
+    unix: Option<io::Result<f64>>,
+    crates: io::Result<usize>,
+) -> Vec<String> {
+    let cell = |value: Option<io::Result<f64>>| match value {
+        Some(Ok(value)) => number(value, 0),
+        // There is no such server.
+        None => String::new(),
+        Some(Err(error)) => {
             eprintln!("size: {name}: {error}");
             "–".to_owned()
         }
     };
     vec![
         name.to_owned(),
-        cell(bytes.map(|bytes| bytes as f64)),
-        cell(crates.map(|crates| crates as f64)),
+        cell(udp),
+        cell(unix),
+        cell(Some(crates.map(|crates| crates as f64))),
     ]
 }
 
-fn bytes(path: &Path) -> io::Result<u64> {
-    Ok(fs::metadata(path)?.len())
+fn bytes(built: io::Result<PathBuf>) -> io::Result<f64> {
+    Ok(fs::metadata(built?)?.len() as f64)
 }
 
 /// The crates that are built for this one on this platform, build scripts' own apart. What

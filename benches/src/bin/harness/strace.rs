@@ -1,19 +1,22 @@
-//! System calls per echoed datagram. They are counted, not timed: the result is exact, and
+//! System calls per echoed datagram or message. They are counted, not timed: the result is exact, and
 //! the same on any machine with the same kernel.
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
 use crate::build;
-use crate::client::{burst, Flooder, Load};
+use crate::client::datagram::{burst, Flooder, Load};
+use crate::client::stream::Pinger;
 use crate::options::Options;
-use crate::server::{servers, Server};
+use crate::server::{servers, Running, Server, Transport};
 use crate::table::{markdown, number};
+use crate::unix::small_buffer;
 
 /// Long enough for a server to have gone back to sleep, under strace too.
 const GAP: Duration = Duration::from_millis(1);
@@ -37,30 +40,44 @@ pub fn syscalls(options: &Options) -> io::Result<String> {
             "strace, which counts the system calls, is not installed",
         ));
     }
-    let servers = servers(options)?;
-    let lone = table(options, &servers, 1, options.exchanges)?;
-    let bursts = table(options, &servers, 32, options.exchanges.div_ceil(8))?;
+    let udp = servers(options, Transport::Udp)?;
+    let lone = table(&udp, 1, options.exchanges, |server, exchanges| {
+        bursts(server, options.size, 1, exchanges)
+    })?;
+    let bursts = table(
+        &udp,
+        32,
+        options.exchanges.div_ceil(8),
+        |server, exchanges| bursts(server, options.size, 32, exchanges),
+    )?;
+    let unix = servers(options, small_buffer(options))?;
+    let messages = table(&unix, 1, options.exchanges, |server, exchanges| {
+        round_trips(server, options.size, exchanges)
+    })?;
     Ok(format!(
-        "## System calls per echoed datagram\n\n\
+        "## System calls per echo\n\n\
          Lone datagrams, 1 ms apart:\n\n{lone}\n\
-         Bursts of 32 sent by one sendmmsg, 1 ms apart:\n\n{bursts}"
+         Bursts of 32 datagrams sent by one sendmmsg, 1 ms apart:\n\n{bursts}\n\
+         Lone messages on one Unix stream, 1 ms apart:\n\n{messages}"
     ))
 }
 
-fn table(
-    options: &Options,
+/// A line for each server, which `drive` makes echo `at_once` times in each of so many
+/// exchanges.
+fn table<C>(
     servers: &[Server],
     at_once: usize,
     exchanges: u32,
+    drive: impl Fn(&Running, u32) -> io::Result<C>,
 ) -> io::Result<String> {
     let file = build::target()?.join(format!("strace-{}.txt", std::process::id()));
     let mut rows = Vec::new();
     for server in servers {
         eprintln!("syscalls: {}, {at_once} at once", server.name);
-        let before = count(server, options, at_once, 0, &file)?;
-        let after = count(server, options, at_once, exchanges, &file)?;
-        let datagrams = f64::from(exchanges) * at_once as f64;
-        rows.push(row(&server.name, &before, &after, datagrams));
+        let before = count(server, &file, |running| drive(running, 0))?;
+        let after = count(server, &file, |running| drive(running, exchanges))?;
+        let echoes = f64::from(exchanges) * at_once as f64;
+        rows.push(row(&server.name, &before, &after, echoes));
     }
     // Nothing depends on it.
     let _ = fs::remove_file(&file);
@@ -68,30 +85,45 @@ fn table(
     Ok(markdown(&header, &rows))
 }
 
-/// Runs a server under strace for so many exchanges.
-fn count(
+/// Runs a server under strace for as long as `drive` does.
+fn count<C>(
     server: &Server,
-    options: &Options,
-    at_once: usize,
-    exchanges: u32,
     file: &Path,
+    drive: impl FnOnce(&Running) -> io::Result<C>,
 ) -> io::Result<Counts> {
     let running = server.start_traced(file)?;
     thread::sleep(Duration::from_millis(100));
+    // Kept until the server has ended: a connection that is closed makes it do something.
+    let client = drive(&running)?;
+    running.stop()?;
+    drop(client);
+    Ok(parse(&fs::read_to_string(file)?))
+}
+
+/// Datagrams, so many at once.
+fn bursts(server: &Running, size: usize, at_once: usize, exchanges: u32) -> io::Result<()> {
     let load = Load {
-        size: options.size,
+        size,
         window: at_once,
         sockets: 1,
         segments: None,
     };
-    let mut flooder = Flooder::new(&running, load)?;
+    let mut flooder = Flooder::new(server, load)?;
     for _ in 0..exchanges {
         burst(&mut flooder, at_once)?;
         thread::sleep(GAP);
     }
-    drop(flooder);
-    running.stop()?;
-    Ok(parse(&fs::read_to_string(file)?))
+    Ok(())
+}
+
+/// Messages on one connection, after one that is part of setting it up.
+fn round_trips(server: &Running, size: usize, exchanges: u32) -> io::Result<UnixStream> {
+    let mut pinger = Pinger::new(server, size)?;
+    for _ in 0..=exchanges {
+        pinger.exchange()?;
+        thread::sleep(GAP);
+    }
+    Ok(pinger.into_stream())
 }
 
 /// The lines of strace's table are: % of time, seconds, µs per call, calls, errors if there
@@ -114,13 +146,13 @@ fn parse(table: &str) -> Counts {
     counts
 }
 
-fn row(name: &str, before: &Counts, after: &Counts, datagrams: f64) -> Vec<String> {
+fn row(name: &str, before: &Counts, after: &Counts, echoes: f64) -> Vec<String> {
     let mut total = 0.0;
     let mut shares: Vec<(f64, String)> = Vec::new();
     for (call, count) in after {
         let start_up = before.get(call).copied().unwrap_or_default();
-        let calls = (count.calls - start_up.calls) / datagrams;
-        let failed = (count.failed - start_up.failed) / datagrams;
+        let calls = (count.calls - start_up.calls) / echoes;
+        let failed = (count.failed - start_up.failed) / echoes;
         total += calls;
         if calls.abs() < 0.0005 {
             continue;

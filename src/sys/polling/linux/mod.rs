@@ -3,4 +3,5 @@
 mod cmsg;
 pub(super) mod msg;
 mod name;
+pub(super) mod stream;
 pub(super) mod wait;

@@ -1,7 +1,6 @@
 //! Datagrams into and out of the kernel through socket2.
 
 use std::io;
-use std::mem::MaybeUninit;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use socket2::{MaybeUninitSlice, SockAddr, Socket};
@@ -64,13 +63,6 @@ fn retry<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
             result => return result,
         }
     }
-}
-
-#[allow(unsafe_code)]
-fn as_uninit(buf: &mut [u8]) -> &mut [MaybeUninit<u8>] {
-    // SAFETY: the layouts are the same, and socket2 promises to write only initialised bytes into
-    // the buffers it is lent.
-    unsafe { &mut *(std::ptr::from_mut(buf) as *mut [MaybeUninit<u8>]) }
 }
 
 pub(in crate::sys::polling) fn recv(

@@ -1,4 +1,4 @@
-//! The client, the same for every server.
+//! The client of UDP servers.
 
 use std::io;
 use std::mem;
@@ -10,50 +10,37 @@ use std::time::{Duration, Instant};
 use coracle_benches::mmsg::Batch;
 use coracle_benches::{check, BUFFER};
 
+use super::{pattern, PATIENCE, WARM_UP};
 use crate::server::Running;
-
-/// Served, but not counted: caches, branch predictors and buffers are warm after it.
-const WARM_UP: Duration = Duration::from_millis(100);
 
 /// A datagram that has not come back after this is lost: on the loopback interface that
 /// means a full receive buffer.
 const LOST: Duration = Duration::from_millis(200);
 
-pub struct PingPong {
-    pub per_second: f64,
-    pub p50_us: f64,
-    pub p99_us: f64,
-    pub server_us: f64,
+/// A socket connected to the server.
+fn connect(server: &Running) -> io::Result<UdpSocket> {
+    let socket = UdpSocket::bind("127.0.0.1:0")?;
+    socket.connect(&server.address)?;
+    Ok(socket)
 }
 
-/// One datagram at a time for this long.
-pub fn ping_pong(server: &Running, size: usize, duration: Duration) -> io::Result<PingPong> {
-    let mut pinger = Pinger::new(server, size)?;
-    let warm = Instant::now();
-    while warm.elapsed() < WARM_UP {
-        pinger.exchange()?;
+/// Whether what comes back is what was sent, so that no server is fast by being wrong.
+pub fn verify(server: &Running) -> io::Result<()> {
+    let socket = connect(server)?;
+    socket.set_read_timeout(Some(PATIENCE))?;
+    let mut reply = vec![0; BUFFER];
+    for len in [1, 64, 1200, 9000, 65_507] {
+        let sent = pattern(len);
+        socket.send(&sent)?;
+        let received = socket
+            .recv(&mut reply)
+            .map_err(|error| server.error(&format!("did not echo {len} bytes"), error))?;
+        if reply[..received] != sent {
+            let message = format!("echoed {len} bytes as {received}, or as others");
+            return Err(server.error(&message, io::ErrorKind::InvalidData.into()));
+        }
     }
-    let mut latencies = Vec::with_capacity(1 << 18);
-    let cpu = server.cpu_time()?;
-    let start = Instant::now();
-    let mut last = start;
-    while last - start < duration {
-        pinger.exchange()?;
-        // One clock reading per exchange ends one and begins the next.
-        let now = Instant::now();
-        latencies.push((now - last).as_nanos() as u64);
-        last = now;
-    }
-    let cpu = server.cpu_time()? - cpu;
-    let count = latencies.len() as f64;
-    latencies.sort_unstable();
-    let percentile = |p: usize| latencies[(latencies.len() - 1) * p / 100] as f64 / 1e3;
-    Ok(PingPong {
-        per_second: count / (last - start).as_secs_f64(),
-        p50_us: percentile(50),
-        p99_us: percentile(99),
-        server_us: cpu.as_secs_f64() * 1e6 / count,
-    })
+    Ok(())
 }
 
 /// Sends a datagram and waits for its echo.
@@ -67,8 +54,8 @@ pub struct Pinger<'a> {
 
 impl<'a> Pinger<'a> {
     pub fn new(server: &'a Running, size: usize) -> io::Result<Self> {
-        let socket = server.connect()?;
-        socket.set_read_timeout(Some(Duration::from_secs(2)))?;
+        let socket = connect(server)?;
+        socket.set_read_timeout(Some(PATIENCE))?;
         Ok(Self {
             server,
             socket,
@@ -166,7 +153,7 @@ impl<'a> Flooder<'a> {
         let window = (load.window / load.sockets).max(unit);
         let mut flows = Vec::new();
         for _ in 0..load.sockets {
-            let socket = server.connect()?;
+            let socket = connect(server)?;
             let fd = socket.as_raw_fd();
             // So that nothing is lost on this side; the kernel caps it without an error.
             set_option(fd, libc::SOL_SOCKET, libc::SO_RCVBUF, 4 << 20)?;

@@ -1,0 +1,255 @@
+//! Connected stream sockets: TCP and Unix.
+
+use std::future::poll_fn;
+use std::io::{self, IoSlice, IoSliceMut, Read};
+use std::net::Shutdown;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use socket2::Type;
+
+use super::address::{domain, family_of, from_sock_addr, to_sock_addr};
+use super::kernel;
+use super::options;
+use super::socket::{as_uninit, Socket};
+use super::source::{Direction, Source};
+use crate::address::Address;
+use crate::error::{context, invalid};
+use crate::sys::caps::{Family, Keepalive, SocketOption, StreamConfig};
+use crate::sys::StreamOps;
+
+/// Slices that the system takes with one call.
+const SLICES: usize = 1024;
+
+/// A stream socket with its readiness.
+pub(crate) struct Stream {
+    source: Source,
+    family: Family,
+}
+
+impl Stream {
+    /// Takes a socket that is non-blocking already.
+    pub(super) fn new(socket: socket2::Socket, family: Family) -> Stream {
+        Stream {
+            source: Source::new(socket),
+            family,
+        }
+    }
+
+    /// The user's own operation.
+    pub(crate) fn poll_with<T>(
+        &self,
+        writing: bool,
+        cx: &mut Context<'_>,
+        operation: &mut dyn FnMut(socket2::SockRef<'_>) -> io::Result<T>,
+    ) -> Poll<io::Result<T>> {
+        let direction = Direction::of_writing(writing);
+        self.source
+            .poll_io(direction, cx, || operation(self.as_socket2()))
+    }
+
+    pub(crate) fn as_socket2(&self) -> socket2::SockRef<'_> {
+        socket2::SockRef::from(self.source.io())
+    }
+
+    pub(super) fn source(&self) -> &Source {
+        &self.source
+    }
+
+    fn io(&self) -> &socket2::Socket {
+        self.source.io()
+    }
+}
+
+/// The kinds of stream sockets are one type to the system.
+pub(super) fn require_stream(socket: &socket2::Socket) -> io::Result<()> {
+    match socket.r#type()? {
+        Type::STREAM => Ok(()),
+        Type::DGRAM => Err(invalid("sock is a datagram socket, not a stream socket")),
+        _ => Err(invalid("sock is no stream socket")),
+    }
+}
+
+/// Whether `connect` goes on by itself.
+fn is_in_progress(error: &io::Error) -> bool {
+    #[cfg(unix)]
+    return matches!(
+        error.raw_os_error(),
+        Some(libc::EINPROGRESS | libc::EINTR | libc::EALREADY)
+    );
+    #[cfg(not(unix))]
+    return error.kind() == io::ErrorKind::WouldBlock;
+}
+
+impl StreamOps for Stream {
+    async fn connect(config: &StreamConfig) -> io::Result<Stream> {
+        let to = &config.connect;
+        let family = Family::of(to);
+        let protocol = match config.protocol {
+            0 => None,
+            number => Some(socket2::Protocol::from(number)),
+        };
+        let socket = socket2::Socket::new(domain(family), Type::STREAM, protocol)
+            .map_err(|error| context(error, format_args!("{family} stream socket")))?;
+        socket.set_nonblocking(true)?;
+        if let Some(addr) = &config.bind {
+            socket
+                .bind(&to_sock_addr(addr)?)
+                .map_err(|error| context(error, format_args!("bind {addr}")))?;
+        }
+        let result = socket.connect(&to_sock_addr(to)?);
+        let stream = Stream::new(socket, family);
+        let result = match result {
+            Err(error) if is_in_progress(&error) => {
+                stream.source.clear_ready(Direction::Write);
+                poll_fn(|cx| {
+                    stream
+                        .source
+                        .poll_io(Direction::Write, cx, || is_connected(stream.io()))
+                })
+                .await
+            }
+            result => result,
+        };
+        match result {
+            Ok(()) => Ok(stream),
+            Err(error) => Err(context(error, format_args!("connect {to}"))),
+        }
+    }
+
+    fn from_socket(socket: Socket) -> io::Result<Stream> {
+        let socket = socket.0;
+        require_stream(&socket)?;
+        let family = family_of(&socket)?;
+        socket.set_nonblocking(true)?;
+        Ok(Stream::new(socket, family))
+    }
+
+    fn into_socket(self) -> io::Result<Socket> {
+        self.source.into_io().map(Socket)
+    }
+
+    fn try_read(&self, bufs: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
+        match bufs {
+            [one] => self.io().read(one),
+            many => {
+                let count = many.len().min(SLICES);
+                self.io().read_vectored(&mut many[..count])
+            }
+        }
+    }
+
+    fn poll_read(
+        &self,
+        cx: &mut Context<'_>,
+        bufs: &mut [IoSliceMut<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let room: usize = bufs.iter().map(|buf| buf.len()).sum();
+        let poll = self
+            .source
+            .poll_io(Direction::Read, cx, || self.try_read(bufs));
+        if let Poll::Ready(Ok(read)) = poll {
+            // What is less than asked for is all there was; if more came since, or the end, the
+            // kernel says so.
+            if (1..room).contains(&read) {
+                self.source.clear_ready(Direction::Read);
+            }
+        }
+        poll
+    }
+
+    fn poll_peek(&self, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
+        self.source.poll_io(Direction::Read, cx, || {
+            self.io().peek(as_uninit(buf))
+        })
+    }
+
+    fn try_write(&self, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
+        match bufs {
+            [one] => self.io().send_with_flags(one, kernel::stream::NO_SIGNAL),
+            many => {
+                let count = many.len().min(SLICES);
+                self.io()
+                    .send_vectored_with_flags(&many[..count], kernel::stream::NO_SIGNAL)
+            }
+        }
+    }
+
+    fn poll_write(&self, cx: &mut Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        let offered: usize = bufs.iter().take(SLICES).map(|buf| buf.len()).sum();
+        let poll = self
+            .source
+            .poll_io(Direction::Write, cx, || self.try_write(bufs));
+        if let Poll::Ready(Ok(written)) = poll {
+            if written < offered {
+                self.source.clear_ready(Direction::Write);
+            }
+        }
+        poll
+    }
+
+    fn shutdown(&self, how: Shutdown) -> io::Result<()> {
+        self.io().shutdown(how)
+    }
+
+    fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.source.poll_ready(Direction::Read, cx)
+    }
+
+    fn poll_writable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.source.poll_ready(Direction::Write, cx)
+    }
+
+    fn local_addr(&self) -> io::Result<Address> {
+        from_sock_addr(&self.io().local_addr()?)
+    }
+
+    fn peer_addr(&self) -> io::Result<Address> {
+        from_sock_addr(&self.io().peer_addr()?)
+    }
+
+    fn family(&self) -> Family {
+        self.family
+    }
+
+    fn get(&self, option: SocketOption) -> io::Result<u32> {
+        options::get(self.io(), self.family, option)
+    }
+
+    fn set(&self, option: SocketOption, value: u32) -> io::Result<()> {
+        options::set(self.io(), self.family, option, value)
+    }
+
+    fn linger(&self) -> io::Result<Option<Duration>> {
+        self.io().linger().map_err(|error| context(error, "linger"))
+    }
+
+    fn set_linger(&self, linger: Option<Duration>) -> io::Result<()> {
+        self.io()
+            .set_linger(linger)
+            .map_err(|error| context(error, format_args!("linger = {linger:?}")))
+    }
+
+    fn set_keepalive(&self, keepalive: Keepalive) -> io::Result<()> {
+        options::set_tcp_keepalive(self.io(), keepalive)
+    }
+
+    fn take_error(&self) -> io::Result<Option<io::Error>> {
+        self.io().take_error()
+    }
+}
+
+/// What has become of a `connect` that went on by itself; `WouldBlock` if it still does.
+fn is_connected(socket: &socket2::Socket) -> io::Result<()> {
+    if let Some(error) = socket.take_error()? {
+        return Err(error);
+    }
+    match socket.peer_addr() {
+        Ok(_) => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotConnected => {
+            Err(io::ErrorKind::WouldBlock.into())
+        }
+        // Connected and gone again: the first operation will tell.
+        Err(_) => Ok(()),
+    }
+}
