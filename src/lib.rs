@@ -61,12 +61,14 @@ pub mod time;
 mod wake;
 
 pub use crate::address::{Address, UnixAddress};
+pub use crate::endpoint::datagram::driver::DatagramDriver;
+pub use crate::endpoint::datagram::options::DatagramOptions;
+pub use crate::endpoint::datagram::protocol::{on_datagram, DatagramProtocol, OnDatagram};
+pub use crate::endpoint::datagram::transport::DatagramTransport;
 pub use crate::endpoint::datagram::{
-    create_datagram_endpoint, create_datagram_endpoint_with_driver, DatagramOptions,
+    create_datagram_endpoint, create_datagram_endpoint_with_driver,
 };
-pub use crate::endpoint::driver::DatagramDriver;
-pub use crate::endpoint::protocol::{on_datagram, DatagramProtocol, OnDatagram, ProtocolHandle};
-pub use crate::endpoint::transport::DatagramTransport;
+pub use crate::endpoint::handle::ProtocolHandle;
 pub use crate::net::Family;
 pub use crate::runtime::task::{spawn, Task};
 pub use crate::runtime::{block_on, try_block_on, yield_now, YieldNow};

@@ -1,8 +1,7 @@
 //! asyncio's face: protocols, transports, and the calls that make them.
 
 pub(crate) mod datagram;
-pub(crate) mod driver;
 mod flow;
-pub(crate) mod protocol;
-mod shared;
-pub(crate) mod transport;
+pub(crate) mod handle;
+mod lifetime;
+pub(crate) mod stream;

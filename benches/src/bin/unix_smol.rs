@@ -11,14 +11,18 @@ use smol::LocalExecutor;
 fn main() -> io::Result<()> {
     let listener = contract::listen()?;
     let buffer_len = contract::buffer_len()?;
-    let executor = LocalExecutor::new();
-    smol::block_on(executor.run(async {
+    // As long-lived as the process, so that its tasks can spawn others.
+    let executor: &LocalExecutor<'static> = Box::leak(Box::default());
+    // A task as well: what `run` is given is polled at every wake-up of the others, and would
+    // try to accept each time.
+    let accepting = executor.spawn(async move {
         let listener = UnixListener::try_from(listener)?;
         loop {
             let (stream, _) = listener.accept().await?;
             executor.spawn(echo(stream, buffer_len)).detach();
         }
-    }))
+    });
+    smol::block_on(executor.run(accepting))
 }
 
 /// An error ends the connection, which is all that is to be done about it.

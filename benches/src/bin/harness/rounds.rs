@@ -3,7 +3,7 @@
 use std::io;
 
 use crate::cpu::Placement;
-use crate::options::{Options, Pin};
+use crate::options::{invalid, Options, Pin};
 use crate::server::{Running, Server};
 use crate::table::Series;
 
@@ -16,6 +16,10 @@ pub fn interleave(
     pin: Pin,
     measure: impl Fn(&Running) -> io::Result<Vec<f64>>,
 ) -> io::Result<Vec<Series>> {
+    if servers.is_empty() {
+        let message = format!("none of these servers is one for {}", options.command);
+        return Err(invalid(message));
+    }
     let placement = Placement::new(pin)?;
     let mut series: Vec<Series> = servers
         .iter()

@@ -116,17 +116,15 @@ pub fn servers(options: &Options, transport: Transport) -> io::Result<Vec<Server
     }
     let script = build::package().join("peers").join(transport.script());
     if wanted("asyncio") {
-        add(
-            "asyncio",
-            vec![build::python()?.into(), script.clone().into()],
-        );
+        let words = vec![build::python()?.into(), script.clone().into()];
+        add("asyncio", words);
     }
     if wanted("uvloop") {
         match build::python_with_uvloop() {
-            Ok(python) => add(
-                "uvloop",
-                vec![python.into(), script.into(), "--uvloop".into()],
-            ),
+            Ok(python) => {
+                let words = vec![python.into(), script.into(), "--uvloop".into()];
+                add("uvloop", words);
+            }
             // The other results are still worth having, unless this one was asked for.
             Err(error) if options.only.is_none() => eprintln!("left out: uvloop: {error}"),
             Err(error) => return Err(error),

@@ -40,26 +40,34 @@ pub fn syscalls(options: &Options) -> io::Result<String> {
             "strace, which counts the system calls, is not installed",
         ));
     }
+    let mut text = "## System calls per echo\n".to_owned();
+    let mut section = |title: &str, table: String| text += &format!("\n{title}:\n\n{table}");
+
     let udp = servers(options, Transport::Udp)?;
-    let lone = table(&udp, 1, options.exchanges, |server, exchanges| {
-        bursts(server, options.size, 1, exchanges)
-    })?;
-    let bursts = table(
-        &udp,
-        32,
-        options.exchanges.div_ceil(8),
-        |server, exchanges| bursts(server, options.size, 32, exchanges),
-    )?;
+    // Not every name that may be asked for is that of a server of both kinds.
+    if !udp.is_empty() {
+        for (title, at_once, exchanges) in [
+            ("Lone datagrams, 1 ms apart", 1, options.exchanges),
+            (
+                "Bursts of 32 datagrams sent by one sendmmsg, 1 ms apart",
+                32,
+                options.exchanges.div_ceil(8),
+            ),
+        ] {
+            let drive =
+                |server: &Running, exchanges| bursts(server, options.size, at_once, exchanges);
+            section(title, table(&udp, at_once, exchanges, drive)?);
+        }
+    }
     let unix = servers(options, small_buffer(options))?;
-    let messages = table(&unix, 1, options.exchanges, |server, exchanges| {
-        round_trips(server, options.size, exchanges)
-    })?;
-    Ok(format!(
-        "## System calls per echo\n\n\
-         Lone datagrams, 1 ms apart:\n\n{lone}\n\
-         Bursts of 32 datagrams sent by one sendmmsg, 1 ms apart:\n\n{bursts}\n\
-         Lone messages on one Unix stream, 1 ms apart:\n\n{messages}"
-    ))
+    if !unix.is_empty() {
+        let drive = |server: &Running, exchanges| round_trips(server, options.size, exchanges);
+        section(
+            "Lone messages on one Unix stream, 1 ms apart",
+            table(&unix, 1, options.exchanges, drive)?,
+        );
+    }
+    Ok(text)
 }
 
 /// A line for each server, which `drive` makes echo `at_once` times in each of so many

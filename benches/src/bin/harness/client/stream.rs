@@ -119,11 +119,18 @@ impl<'a> Pinger<'a> {
 /// Connections that have served one message each, so that the server has accepted them and
 /// set up all that it needs for them. They are open as long as the value lives.
 pub fn open(server: &Running, count: usize, size: usize) -> io::Result<Vec<UnixStream>> {
-    (0..count)
-        .map(|_| {
-            let mut pinger = Pinger::new(server, size)?;
-            pinger.exchange()?;
-            Ok(pinger.into_stream())
+    let open_one = || {
+        let mut pinger = Pinger::new(server, size)?;
+        pinger.exchange()?;
+        Ok(pinger.into_stream())
+    };
+    (1..=count)
+        .map(|number| {
+            open_one().map_err(|error: io::Error| {
+                // Which says whether a limit of open files is the reason, the server's too.
+                let message = format!("connection {number} of {count}: {error}");
+                io::Error::new(error.kind(), message)
+            })
         })
         .collect()
 }

@@ -4,11 +4,11 @@ use std::fmt;
 use std::future::poll_fn;
 use std::io;
 use std::sync::Arc;
-use std::task::Poll;
 
 use crate::address::Address;
-use crate::endpoint::shared::{Phase, Shared, Socket, State};
-use crate::error::{closed, copy};
+use crate::endpoint::datagram::shared::{Shared, Socket, State};
+use crate::endpoint::lifetime::{Close, Ending, Phase};
+use crate::error::closed;
 use crate::net::UdpSocket;
 #[cfg(unix)]
 use crate::net::UnixDatagram;
@@ -71,20 +71,14 @@ impl DatagramTransport {
 
     fn end(&self, phase: Phase) {
         let mut state = self.shared.lock();
-        let goes_further = matches!(
-            (state.phase, phase),
-            (Phase::Open, _) | (Phase::Closing, Phase::Aborted)
-        );
-        if goes_further {
-            state.phase = phase;
-            self.shared.call_driver(&mut state);
-            state.waiters.wake();
+        if state.life.end(phase) {
+            self.shared.call_driver(&state);
         }
     }
 
     /// Whether the endpoint is closing or closed.
     pub fn is_closing(&self) -> bool {
-        self.shared.lock().phase != Phase::Open
+        self.shared.lock().life.phase != Phase::Open
     }
 
     /// Waits until `connection_lost` has been called and the socket is closed.
@@ -96,22 +90,12 @@ impl DatagramTransport {
     /// # Cancel safety
     /// Nothing is lost.
     pub async fn closed(&self) -> io::Result<()> {
-        self.wait(|state| match (&state.phase, &state.outcome) {
-            (Phase::Lost, Err(error)) => Some(Err(copy(error))),
-            (Phase::Lost, Ok(())) => Some(Ok(())),
-            _ => None,
-        })
-        .await
+        poll_fn(|cx| self.shared.poll_closed(cx)).await
     }
 
     /// Waits until `connection_made` has been called.
     pub(super) async fn made(&self) -> io::Result<()> {
-        self.wait(|state| match (state.made, &state.outcome) {
-            (true, _) => Some(Ok(())),
-            (false, Err(error)) => Some(Err(copy(error))),
-            (false, Ok(())) => None,
-        })
-        .await
+        self.wait(|state| state.life.made()).await
     }
 
     /// Waits while the protocol is asked to pause writing.
@@ -124,7 +108,7 @@ impl DatagramTransport {
     /// # Cancel safety
     /// Nothing is lost.
     pub async fn drain(&self) -> io::Result<()> {
-        self.wait(|state| match state.phase {
+        self.wait(|state| match state.life.phase {
             Phase::Open if state.flow.is_paused() => None,
             Phase::Open => Some(Ok(())),
             _ => Some(Err(closed("the datagram endpoint"))),
@@ -135,13 +119,8 @@ impl DatagramTransport {
     async fn wait(&self, mut done: impl FnMut(&State) -> Option<io::Result<()>>) -> io::Result<()> {
         poll_fn(|cx| {
             let mut state = self.shared.lock();
-            match done(&state) {
-                Some(result) => Poll::Ready(result),
-                None => {
-                    state.waiters.register(cx.waker());
-                    Poll::Pending
-                }
-            }
+            let result = done(&state);
+            state.life.poll(cx, result)
         })
         .await
     }
@@ -221,7 +200,7 @@ impl DatagramTransport {
         let mut state = self.shared.lock();
         state.flow.set_limits(high, low)?;
         if state.flow.has_change() {
-            self.shared.call_driver(&mut state);
+            self.shared.call_driver(&state);
         }
         Ok(())
     }
@@ -251,14 +230,14 @@ impl DatagramTransport {
         let mut state = self.shared.lock();
         if state.reading != reading {
             state.reading = reading;
-            self.shared.call_driver(&mut state);
+            self.shared.call_driver(&state);
         }
     }
 
     /// Whether datagrams are being received: neither paused nor closing.
     pub fn is_reading(&self) -> bool {
         let state = self.shared.lock();
-        state.reading && state.phase == Phase::Open
+        state.reading && state.life.phase == Phase::Open
     }
 
     /// How many datagrams were given up: sent while closing, or still queued at the end; and
@@ -273,8 +252,14 @@ impl fmt::Debug for DatagramTransport {
         let state = self.shared.lock();
         f.debug_struct("DatagramTransport")
             .field("peer", &self.shared.peer)
-            .field("phase", &state.phase)
+            .field("phase", &state.life.phase)
             .field("write_buffer_size", &state.flow.size())
             .finish_non_exhaustive()
+    }
+}
+
+impl Close for DatagramTransport {
+    fn close(&self) {
+        self.close();
     }
 }

@@ -4,17 +4,18 @@ use std::fmt;
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
-use std::sync::atomic::Ordering;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use crate::batch::{Lent, Meta};
 use crate::budget;
+use crate::endpoint::datagram::protocol::DatagramProtocol;
+use crate::endpoint::datagram::shared::Socket;
+use crate::endpoint::datagram::transport::DatagramTransport;
 use crate::endpoint::flow::Change;
-use crate::endpoint::protocol::{Cell, DatagramProtocol};
-use crate::endpoint::shared::{Phase, Socket};
-use crate::endpoint::transport::DatagramTransport;
+use crate::endpoint::handle::Cell;
+use crate::endpoint::lifetime::Phase;
 use crate::net::Backoff;
 use crate::sys::caps::Family;
 use crate::sys::DatagramOps;
@@ -112,7 +113,7 @@ impl<P: DatagramProtocol> DatagramDriver<P> {
         if !self.made {
             self.made = true;
             self.call(|protocol, transport| protocol.connection_made(transport));
-            self.transport.shared.set_made();
+            self.transport.shared.lock().life.set_made();
         }
         if self.wants_attention() {
             self.call(|protocol, transport| {
@@ -141,13 +142,13 @@ impl<P: DatagramProtocol> DatagramDriver<P> {
 
     fn look(&mut self) {
         let state = self.transport.shared.lock();
-        self.phase = state.phase;
+        self.phase = state.life.phase;
         self.reading = state.reading;
         self.queued = !state.queue.is_empty();
     }
 
     fn wants_attention(&self) -> bool {
-        self.transport.shared.attention.load(Ordering::Acquire)
+        self.transport.shared.signals.wants_attention()
     }
 
     /// Sends what is queued; ready if that changed anything.
@@ -157,7 +158,7 @@ impl<P: DatagramProtocol> DatagramDriver<P> {
             return Poll::Pending;
         };
         let mut state = shared.lock();
-        if state.phase == Phase::Aborted {
+        if state.life.phase == Phase::Aborted {
             return Poll::Pending;
         }
         let mut changed = Poll::Pending;
@@ -261,7 +262,7 @@ impl<P: DatagramProtocol> DatagramDriver<P> {
                 }
                 delivered += 1;
                 datagram(protocol, transport, data, meta);
-                if transport.shared.attention.load(Ordering::Acquire) {
+                if transport.shared.signals.wants_attention() {
                     wants_more = attend(protocol, transport);
                     attended = true;
                 }
@@ -313,11 +314,10 @@ fn too_large(len: usize, meta: &Meta) -> io::Error {
 /// datagrams.
 fn attend<P: DatagramProtocol>(protocol: &mut P, transport: &DatagramTransport) -> bool {
     let shared = &transport.shared;
-    // Cleared before the look: what changes behind it sets it again.
-    shared.attention.swap(false, Ordering::AcqRel);
+    shared.signals.take_attention();
     loop {
         let mut state = shared.lock();
-        if matches!(state.phase, Phase::Aborted | Phase::Lost) {
+        if matches!(state.life.phase, Phase::Aborted | Phase::Lost) {
             return false;
         }
         let error = state.errors.pop_front();
@@ -325,7 +325,7 @@ fn attend<P: DatagramProtocol>(protocol: &mut P, transport: &DatagramTransport) 
             None => state.flow.take_change(),
             Some(_) => None,
         };
-        let wants_more = state.reading && state.phase == Phase::Open;
+        let wants_more = state.reading && state.life.phase == Phase::Open;
         drop(state);
         match (error, change) {
             (Some(error), _) => protocol.error_received(transport, error),
@@ -349,7 +349,7 @@ impl<P: DatagramProtocol> Future for DatagramDriver<P> {
             .is_some_and(|waker| waker.will_wake(cx.waker()))
         {
             self.waker = Some(cx.waker().clone());
-            self.transport.shared.lock().driver = Some(cx.waker().clone());
+            self.transport.shared.lock().life.driver = Some(cx.waker().clone());
         }
         for _ in 0..ROUNDS {
             match self.round(cx) {

@@ -1,19 +1,15 @@
-//! `create_datagram_endpoint` and its options.
+//! The options of `create_datagram_endpoint`, and the socket they ask for.
 
 use std::io;
 
 use crate::address::Address;
-use crate::endpoint::driver::DatagramDriver;
-use crate::endpoint::protocol::{Cell, DatagramProtocol, ProtocolHandle};
-use crate::endpoint::shared::{Shared, Socket};
-use crate::endpoint::transport::DatagramTransport;
+use crate::endpoint::datagram::shared::Socket;
 use crate::error::invalid;
 use crate::net::{self, resolve_target, Query, ResolveFlags, Target};
-use crate::runtime::{context, task};
 use crate::sys::caps::{DatagramConfig, Family};
 use crate::sys::{Datagram, DatagramOps};
 
-/// What a datagram endpoint is to be: the arguments of [`create_datagram_endpoint`], none of them
+/// What a datagram endpoint is to be: the arguments of [`create_datagram_endpoint`](crate::create_datagram_endpoint), none of them
 /// mandatory but one of `local_addr`, `remote_addr`, `family` and `sock`.
 ///
 /// There is no `reuse_address`: with `SO_REUSEADDR` on a UDP socket, processes of different users
@@ -206,7 +202,7 @@ impl DatagramOptions {
     }
 
     /// The endpoint's socket, its fixed peer, and whether the system knows the peer.
-    async fn open(mut self) -> io::Result<(Socket, Option<Address>, bool)> {
+    pub(super) async fn open(mut self) -> io::Result<(Socket, Option<Address>, bool)> {
         self.validate()?;
         if let Some(sock) = self.sock.take() {
             let datagram = Datagram::from_socket(sock)?;
@@ -309,140 +305,6 @@ fn pair(local: Option<&[Address]>, remote: Option<&[Address]>) -> Vec<Candidate>
         }
     }
     candidates
-}
-
-/// Makes a datagram endpoint over IPv4, IPv6 or Unix sockets, and starts it: the protocol made by
-/// `protocol_factory` is called for every datagram, and the transport sends.
-///
-/// The factory is called once, when the socket is there; it may be any closure that gives a
-/// [`DatagramProtocol`], or `|| `[`on_datagram`](crate::on_datagram)`(…)`. `connection_made` has
-/// been called when this returns. The endpoint works as a task of the current coracle runtime;
-/// for other executors, see [`create_datagram_endpoint_with_driver`].
-///
-/// Names are looked up, first the local one. Of several addresses, all combinations of local and
-/// remote ones of a family are tried until one works.
-///
-/// *asyncio equivalent*: `loop.create_datagram_endpoint`.
-///
-/// # Errors
-/// - `InvalidInput`: contradictory or missing options, or an address that is none; the message
-///   names it.
-/// - `Unsupported`: an option that the platform cannot honour, or no coracle runtime is running on
-///   this thread.
-/// - `NotFound`: a name is unknown, or nothing is at the Unix path to connect to.
-/// - `AddrInUse`, `AddrNotAvailable`, `PermissionDenied`, `ConnectionRefused`, …: what the system
-///   said to the first combination, with the address. The source of the error has the raw code.
-///
-/// # Cancel safety
-/// If it is dropped before it is done, the endpoint is closed.
-///
-/// # Examples
-/// ```
-/// use coracle::{create_datagram_endpoint, Address, DatagramOptions};
-/// use coracle::{DatagramProtocol, DatagramTransport};
-///
-/// struct Echo;
-///
-/// impl DatagramProtocol for Echo {
-///     fn datagram_received(&mut self, transport: &DatagramTransport, data: &[u8], from: &Address) {
-///         let _ = transport.send_to(data, from);
-///     }
-/// }
-///
-/// coracle::block_on(async {
-///     let options = DatagramOptions::new().local_addr("127.0.0.1:0");
-///     let (transport, _echo) = create_datagram_endpoint(|| Echo, options).await?;
-///     println!("listening on {}", transport.local_addr()?);
-/// #   transport.close();
-///     transport.closed().await
-/// })
-/// # .unwrap();
-/// ```
-pub async fn create_datagram_endpoint<P>(
-    protocol_factory: impl FnOnce() -> P,
-    options: DatagramOptions,
-) -> io::Result<(DatagramTransport, ProtocolHandle<P>)>
-where
-    P: DatagramProtocol + 'static,
-{
-    let Some(local) = context::current() else {
-        return Err(io::Error::new(
-            io::ErrorKind::Unsupported,
-            "no coracle runtime is running on this thread: use coracle::block_on, or \
-             create_datagram_endpoint_with_driver with another executor",
-        ));
-    };
-    let (transport, handle, driver) =
-        create_datagram_endpoint_with_driver(protocol_factory, options).await?;
-    task::spawn_on(local, driver).detach();
-    let unless_cancelled = CloseOnDrop(Some(transport));
-    if let Some(transport) = &unless_cancelled.0 {
-        transport.made().await?;
-    }
-    Ok((unless_cancelled.keep(handle.transport.clone()), handle))
-}
-
-/// As [`create_datagram_endpoint`], but leaves it to the caller to spawn the driver, on whatever
-/// executor: the endpoint works while the driver runs. Where no coracle runtime is running, the
-/// sockets are driven by `async-io` (feature `async-io`).
-///
-/// `connection_made` is called when the driver first runs.
-///
-/// # Errors
-/// As [`create_datagram_endpoint`].
-///
-/// # Cancel safety
-/// The socket is closed.
-///
-/// # Examples
-/// ```
-/// use coracle::{create_datagram_endpoint_with_driver, on_datagram, DatagramOptions};
-///
-/// smol::block_on(async {
-///     let options = DatagramOptions::new().local_addr("127.0.0.1:0");
-///     let echo = || on_datagram(|transport, data, from| {
-///         let _ = transport.send_to(data, from);
-///     });
-///     let (transport, _, driver) = create_datagram_endpoint_with_driver(echo, options).await?;
-///     let driver = smol::spawn(driver);
-///     transport.close();
-///     driver.await;
-/// #   std::io::Result::Ok(())
-/// })
-/// # .unwrap();
-/// ```
-pub async fn create_datagram_endpoint_with_driver<P: DatagramProtocol>(
-    protocol_factory: impl FnOnce() -> P,
-    options: DatagramOptions,
-) -> io::Result<(DatagramTransport, ProtocolHandle<P>, DatagramDriver<P>)> {
-    let (socket, peer, connected) = options.open().await?;
-    let cell = Cell::new(protocol_factory());
-    let transport = DatagramTransport {
-        shared: Shared::new(socket.clone(), peer, connected),
-    };
-    let handle = ProtocolHandle {
-        cell: cell.clone(),
-        transport: transport.clone(),
-    };
-    let driver = DatagramDriver::new(transport.clone(), socket, cell);
-    Ok((transport, handle, driver))
-}
-
-/// Closes the endpoint if the call that makes it is given up.
-struct CloseOnDrop(Option<DatagramTransport>);
-
-impl CloseOnDrop {
-    fn keep(mut self, transport: DatagramTransport) -> DatagramTransport {
-        self.0.take().unwrap_or(transport)
-    }
-}
-
-impl Drop for CloseOnDrop {
-    fn drop(&mut self) {
-        if let Some(transport) = &self.0 {
-            transport.close();
-        }
-    }
 }
 
 #[cfg(test)]

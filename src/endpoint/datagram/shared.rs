@@ -2,20 +2,19 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::Waker;
+use std::task::{Context, Poll};
 
 use crate::address::Address;
 use crate::batch::{SendBatch, SendMeta};
 use crate::endpoint::flow::{Flow, DATAGRAM_OVERHEAD};
+use crate::endpoint::lifetime::{Ending, Life, Phase, Signals};
 use crate::error::{closed, context, copy, invalid};
 use crate::net::UdpSocket;
 #[cfg(unix)]
 use crate::net::UnixDatagram;
 use crate::sys::caps::Family;
 use crate::sys::{Datagram, DatagramOps};
-use crate::wake::WakerSlots;
 
 /// Datagrams, and bytes, that callbacks may queue before they are sent in between: several of the
 /// largest pieces that the system takes.
@@ -36,11 +35,7 @@ pub(super) struct Shared {
     family: Family,
     /// The system tells when there is room for more.
     pub(super) writable_is_exact: bool,
-    /// Something in the state is for the driver to look at, between two callbacks at the latest.
-    pub(super) attention: AtomicBool,
-    /// Callbacks are running: what they send goes out together when they are done. Cleared, and
-    /// read by those who send, under the lock.
-    corked: AtomicBool,
+    pub(super) signals: Signals,
     state: Mutex<State>,
 }
 
@@ -70,21 +65,8 @@ impl Socket {
     }
 }
 
-/// How far the end has come.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Phase {
-    Open,
-    /// `close`: what is queued is still sent.
-    Closing,
-    /// `abort`: what is queued is dropped.
-    Aborted,
-    Lost,
-}
-
 pub(super) struct State {
-    pub(super) phase: Phase,
-    /// `connection_made` has been called.
-    pub(super) made: bool,
+    pub(super) life: Life,
     pub(super) socket: Option<Socket>,
     pub(super) queue: SendBatch,
     /// A send said that it would block, while the callbacks that are running go on.
@@ -95,11 +77,6 @@ pub(super) struct State {
     pub(super) reading: bool,
     /// Datagrams and errors that reached nobody.
     pub(super) dropped: u64,
-    /// Wakes the driver.
-    pub(super) driver: Option<Waker>,
-    /// Those who wait for the start, the end, or room in the queue.
-    pub(super) waiters: WakerSlots,
-    pub(super) outcome: io::Result<()>,
     /// The socket's own address, kept when it is closed.
     pub(super) local: Option<Address>,
 }
@@ -111,11 +88,9 @@ impl Shared {
             connected,
             family: socket.inner().family(),
             writable_is_exact: socket.inner().writable_is_exact(),
-            attention: AtomicBool::new(false),
-            corked: AtomicBool::new(false),
+            signals: Signals::default(),
             state: Mutex::new(State {
-                phase: Phase::Open,
-                made: false,
+                life: Life::new(),
                 socket: Some(socket),
                 queue: SendBatch::new(),
                 blocked: false,
@@ -123,9 +98,6 @@ impl Shared {
                 errors: VecDeque::new(),
                 reading: true,
                 dropped: 0,
-                driver: None,
-                waiters: WakerSlots::new(),
-                outcome: Ok(()),
                 local: None,
             }),
         })
@@ -136,35 +108,19 @@ impl Shared {
     }
 
     /// Has the driver look at the state, now or after the callback that is running.
-    pub(super) fn call_driver(&self, state: &mut State) {
-        self.attention.store(true, Ordering::Release);
-        if !self.is_corked() {
-            if let Some(driver) = &state.driver {
-                driver.wake_by_ref();
-            }
-        }
-    }
-
-    /// `connection_made` has been called.
-    pub(super) fn set_made(&self) {
-        let mut state = self.lock();
-        state.made = true;
-        state.waiters.wake();
+    pub(super) fn call_driver(&self, state: &State) {
+        self.signals.call_driver(&state.life);
     }
 
     /// From here to `uncork`, what is sent is queued.
     pub(super) fn cork(&self) {
-        self.corked.store(true, Ordering::Release);
-    }
-
-    fn is_corked(&self) -> bool {
-        self.corked.load(Ordering::Acquire)
+        self.signals.set_corked(true);
     }
 
     /// Sends what callbacks have queued; true if some of it has to wait.
     pub(super) fn uncork(&self) -> bool {
         let mut state = self.lock();
-        self.corked.store(false, Ordering::Release);
+        self.signals.set_corked(false);
         state.blocked = false;
         if !state.queue.is_empty() {
             self.send_queued(&mut state);
@@ -201,7 +157,7 @@ impl Shared {
         state.flow.remove(sent);
         state.flow.check_pause();
         if sent > 0 && state.flow.check_resume() {
-            state.waiters.wake();
+            state.life.waiters.wake();
         }
         if state.flow.has_change() {
             self.call_driver(state);
@@ -239,24 +195,21 @@ impl Shared {
     pub(super) fn lose(&self, outcome: io::Result<()>) {
         let (socket, mut waiters) = {
             let mut state = self.lock();
-            if state.phase == Phase::Lost {
+            if state.life.phase == Phase::Lost {
                 return;
             }
-            if state.phase != Phase::Aborted {
+            if state.life.phase != Phase::Aborted {
                 self.send_queued(&mut state);
             }
-            state.phase = Phase::Lost;
             state.dropped += (state.queue.len() + state.errors.len()) as u64;
             state.queue.clear();
             state.errors.clear();
             self.settle(&mut state);
-            state.outcome = outcome;
-            state.driver = None;
             let socket = state.socket.take();
             state.local = socket
                 .as_ref()
                 .and_then(|socket| socket.inner().local_addr().ok());
-            (socket, std::mem::take(&mut state.waiters))
+            (socket, state.life.lose(outcome))
         };
         drop(socket);
         waiters.wake();
@@ -269,16 +222,16 @@ impl Shared {
     pub(super) fn send(&self, data: &[u8], to: Option<&Address>) -> io::Result<()> {
         let to = self.destination(to)?;
         let mut state = self.lock();
-        if state.phase != Phase::Open {
+        if state.life.phase != Phase::Open {
             state.dropped += 1;
             return Err(closed("the datagram endpoint"));
         }
-        if !self.is_corked() && state.queue.is_empty() && self.send_now(&mut state, data, to) {
+        if !self.signals.is_corked() && state.queue.is_empty() && self.send_now(&mut state, data, to) {
             return Ok(());
         }
         state.queue.push_with(data, to, SendMeta::default());
         state.flow.add(data.len() + DATAGRAM_OVERHEAD);
-        if self.is_corked() {
+        if self.signals.is_corked() {
             let is_much = state.queue.size() >= CORKED_BYTES || state.queue.len() >= CORKED;
             if is_much && !state.blocked {
                 self.send_queued(&mut state);
@@ -333,5 +286,12 @@ impl Shared {
                 "the endpoint has no remote_addr: name the destination with send_to",
             )),
         }
+    }
+}
+
+impl Ending for Shared {
+    fn poll_closed(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let life = &mut self.lock().life;
+        life.poll(cx, life.closed())
     }
 }
