@@ -26,8 +26,17 @@ impl std::error::Error for Context {
 
 /// Says what was being done, for example `bind 127.0.0.1:80`, when `error` came.
 pub(crate) fn context(error: io::Error, doing: impl fmt::Display) -> io::Error {
+    context_as(error.kind(), error, doing)
+}
+
+/// The same with a kind that says more than the source's.
+pub(crate) fn context_as(
+    kind: io::ErrorKind,
+    error: io::Error,
+    doing: impl fmt::Display,
+) -> io::Error {
     io::Error::new(
-        error.kind(),
+        kind,
         Context {
             doing: doing.to_string(),
             source: error,

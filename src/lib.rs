@@ -69,6 +69,25 @@ pub use crate::endpoint::datagram::{
     create_datagram_endpoint, create_datagram_endpoint_with_driver,
 };
 pub use crate::endpoint::handle::ProtocolHandle;
+pub use crate::endpoint::stream::driver::ConnectionDriver;
+pub use crate::endpoint::stream::protocol::{
+    on_data, Buffered, BufferedProtocol, OnData, Plain, Protocol, StreamProtocol,
+};
+pub use crate::endpoint::stream::race::ConnectErrors;
+pub use crate::endpoint::stream::server::{Server, ServerSocket};
+pub use crate::endpoint::stream::tcp::{
+    create_connection, create_connection_with_driver, create_server, create_server_with_driver,
+    TcpOptions, TcpServerOptions,
+};
+pub use crate::endpoint::stream::transport::Transport;
+#[cfg(unix)]
+pub use crate::endpoint::stream::unix::{
+    create_unix_connection, create_unix_connection_with_driver, create_unix_server,
+    create_unix_server_with_driver, UnixOptions, UnixServerOptions,
+};
+pub use crate::endpoint::stream::{
+    connect_accepted_socket, connect_accepted_socket_with_driver, AcceptedOptions,
+};
 pub use crate::net::Family;
 pub use crate::runtime::task::{spawn, Task};
 pub use crate::runtime::{block_on, try_block_on, yield_now, YieldNow};

@@ -175,7 +175,8 @@ impl DatagramConfig {
 #[derive(Debug, Clone)]
 pub(crate) struct StreamConfig {
     pub(crate) protocol: i32,
-    pub(crate) bind: Option<Address>,
+    /// The first of these that can be had is bound; none if it is empty.
+    pub(crate) bind: Vec<Address>,
     pub(crate) connect: Address,
 }
 
@@ -183,7 +184,7 @@ impl StreamConfig {
     pub(crate) fn to(addr: Address) -> StreamConfig {
         StreamConfig {
             protocol: 0,
-            bind: None,
+            bind: Vec::new(),
             connect: addr,
         }
     }

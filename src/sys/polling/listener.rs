@@ -4,14 +4,12 @@ use std::io;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::task::{Context, Poll};
 
-use socket2::Type;
-
-use super::address::{domain, family_of, from_sock_addr, to_sock_addr};
+use super::address::{family_of, from_sock_addr, to_sock_addr};
 use super::kernel;
 use super::options;
 use super::socket::Socket;
 use super::source::{Direction, Source};
-use super::stream::{require_stream, Stream};
+use super::stream::{new_socket, require_stream, Stream};
 use crate::address::Address;
 use crate::error::context;
 use crate::sys::caps::{Family, ListenerConfig, SocketOption};
@@ -80,9 +78,7 @@ impl Listener {
 fn open(config: &ListenerConfig) -> io::Result<Listener> {
     let addr = &config.bind;
     let family = Family::of(addr);
-    let socket = socket2::Socket::new(domain(family), Type::STREAM, None)
-        .map_err(|error| context(error, format_args!("{family} stream socket")))?;
-    socket.set_nonblocking(true)?;
+    let socket = new_socket(family, 0)?;
     // On Windows it would let others take the address; on Unix it only lets connections that have
     // ended be forgotten.
     let reuse_address = config.reuse_address.unwrap_or(cfg!(unix));

@@ -14,7 +14,7 @@ use super::options;
 use super::socket::{as_uninit, Socket};
 use super::source::{Direction, Source};
 use crate::address::Address;
-use crate::error::{context, invalid};
+use crate::error::{context, context_as, invalid};
 use crate::sys::caps::{Family, Keepalive, SocketOption, StreamConfig};
 use crate::sys::StreamOps;
 
@@ -70,6 +70,45 @@ pub(super) fn require_stream(socket: &socket2::Socket) -> io::Result<()> {
     }
 }
 
+/// Binds the first address that works; without any, none.
+fn bind_one(socket: &socket2::Socket, addrs: &[Address]) -> io::Result<()> {
+    let mut result = Ok(());
+    for addr in addrs {
+        result = socket
+            .bind(&to_sock_addr(addr)?)
+            .map_err(|error| context(error, format_args!("bind {addr}")));
+        if result.is_ok() {
+            break;
+        }
+    }
+    result
+}
+
+/// A stream socket of a family, not blocking.
+pub(super) fn new_socket(family: Family, protocol: i32) -> io::Result<socket2::Socket> {
+    let protocol = match protocol {
+        0 => None,
+        number => Some(socket2::Protocol::from(number)),
+    };
+    let socket = socket2::Socket::new(domain(family), Type::STREAM, protocol).map_err(|error| {
+        let kind = match is_no_family(&error) {
+            true => io::ErrorKind::Unsupported,
+            false => error.kind(),
+        };
+        context_as(kind, error, format_args!("{family} stream socket"))
+    })?;
+    socket.set_nonblocking(true)?;
+    Ok(socket)
+}
+
+/// EAFNOSUPPORT, or Windows' like: the machine has no such family.
+fn is_no_family(error: &io::Error) -> bool {
+    #[cfg(unix)]
+    return error.raw_os_error() == Some(libc::EAFNOSUPPORT);
+    #[cfg(not(unix))]
+    return error.raw_os_error() == Some(10047);
+}
+
 /// Whether `connect` goes on by itself.
 fn is_in_progress(error: &io::Error) -> bool {
     #[cfg(unix)]
@@ -85,18 +124,8 @@ impl StreamOps for Stream {
     async fn connect(config: &StreamConfig) -> io::Result<Stream> {
         let to = &config.connect;
         let family = Family::of(to);
-        let protocol = match config.protocol {
-            0 => None,
-            number => Some(socket2::Protocol::from(number)),
-        };
-        let socket = socket2::Socket::new(domain(family), Type::STREAM, protocol)
-            .map_err(|error| context(error, format_args!("{family} stream socket")))?;
-        socket.set_nonblocking(true)?;
-        if let Some(addr) = &config.bind {
-            socket
-                .bind(&to_sock_addr(addr)?)
-                .map_err(|error| context(error, format_args!("bind {addr}")))?;
-        }
+        let socket = new_socket(family, config.protocol)?;
+        bind_one(&socket, &config.bind)?;
         let result = socket.connect(&to_sock_addr(to)?);
         let stream = Stream::new(socket, family);
         let result = match result {
@@ -130,13 +159,20 @@ impl StreamOps for Stream {
     }
 
     fn try_read(&self, bufs: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
-        match bufs {
+        let room: usize = bufs.iter().map(|buf| buf.len()).sum();
+        let result = match bufs {
             [one] => self.io().read(one),
             many => {
                 let count = many.len().min(SLICES);
                 self.io().read_vectored(&mut many[..count])
             }
+        };
+        // What is less than asked for is all there was; if more came since, or the end, the kernel
+        // says so.
+        if matches!(&result, Ok(read) if (1..room).contains(read)) {
+            self.source.clear_ready(Direction::Read);
         }
+        result
     }
 
     fn poll_read(
@@ -144,18 +180,8 @@ impl StreamOps for Stream {
         cx: &mut Context<'_>,
         bufs: &mut [IoSliceMut<'_>],
     ) -> Poll<io::Result<usize>> {
-        let room: usize = bufs.iter().map(|buf| buf.len()).sum();
-        let poll = self
-            .source
-            .poll_io(Direction::Read, cx, || self.try_read(bufs));
-        if let Poll::Ready(Ok(read)) = poll {
-            // What is less than asked for is all there was; if more came since, or the end, the
-            // kernel says so.
-            if (1..room).contains(&read) {
-                self.source.clear_ready(Direction::Read);
-            }
-        }
-        poll
+        self.source
+            .poll_io(Direction::Read, cx, || self.try_read(bufs))
     }
 
     fn poll_peek(&self, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
@@ -165,27 +191,30 @@ impl StreamOps for Stream {
     }
 
     fn try_write(&self, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
-        match bufs {
+        let result = match bufs {
             [one] => self.io().send_with_flags(one, kernel::stream::NO_SIGNAL),
             many => {
                 let count = many.len().min(SLICES);
                 self.io()
                     .send_vectored_with_flags(&many[..count], kernel::stream::NO_SIGNAL)
             }
+        };
+        let is_full = match &result {
+            Ok(written) => {
+                let offered = bufs.iter().take(SLICES).map(|buf| buf.len());
+                *written < offered.sum()
+            }
+            Err(error) => error.kind() == io::ErrorKind::WouldBlock,
+        };
+        if is_full {
+            self.source.clear_ready(Direction::Write);
         }
+        result
     }
 
     fn poll_write(&self, cx: &mut Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
-        let offered: usize = bufs.iter().take(SLICES).map(|buf| buf.len()).sum();
-        let poll = self
-            .source
-            .poll_io(Direction::Write, cx, || self.try_write(bufs));
-        if let Poll::Ready(Ok(written)) = poll {
-            if written < offered {
-                self.source.clear_ready(Direction::Write);
-            }
-        }
-        poll
+        self.source
+            .poll_io(Direction::Write, cx, || self.try_write(bufs))
     }
 
     fn shutdown(&self, how: Shutdown) -> io::Result<()> {

@@ -1,0 +1,323 @@
+//! The driver of a connection: receives, calls the protocol, sends what is queued.
+
+use std::fmt;
+use std::future::Future;
+use std::io;
+use std::marker::PhantomData;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+use crate::budget;
+use crate::endpoint::flow::Change;
+use crate::endpoint::handle::Cell;
+use crate::endpoint::lifetime::Phase;
+use crate::endpoint::stream::protocol::StreamProtocol;
+use crate::endpoint::stream::shared::Socket;
+use crate::endpoint::stream::transport::Transport;
+use crate::error::copy;
+use crate::sys::Stream;
+
+/// Reads in one go before other tasks have their turn.
+const ROUNDS: usize = 4;
+
+/// A protocol of any type and kind, as the driver calls it.
+pub(super) trait Connected {
+    fn made(&self, transport: &Transport);
+    fn eof(&self, transport: &Transport) -> io::Result<bool>;
+    fn change(&self, transport: &Transport, change: Change);
+    fn lost(&self, transport: &Transport, error: Option<&io::Error>);
+    /// Receives and delivers once; 0 is the end.
+    fn poll_receive(
+        &self,
+        cx: &mut Context<'_>,
+        stream: &Stream,
+        transport: &Transport,
+    ) -> Poll<io::Result<usize>>;
+}
+
+/// A protocol of one kind.
+pub(super) struct Kinded<P, K> {
+    cell: Arc<Cell<P>>,
+    kind: PhantomData<fn() -> K>,
+}
+
+impl<P, K> Kinded<P, K> {
+    pub(super) fn new(cell: Arc<Cell<P>>) -> Kinded<P, K> {
+        Kinded {
+            cell,
+            kind: PhantomData,
+        }
+    }
+}
+
+impl<P: StreamProtocol<K>, K> Kinded<P, K> {
+    /// Calls the protocol, unless its handle has taken it away.
+    fn call<R>(&self, transport: &Transport, callback: impl FnOnce(&mut P) -> R) -> Option<R> {
+        transport.corked(|| self.cell.enter().protocol().map(callback))
+    }
+}
+
+impl<P: StreamProtocol<K>, K> Connected for Kinded<P, K> {
+    fn made(&self, transport: &Transport) {
+        self.call(transport, |protocol| protocol.made(transport));
+    }
+
+    fn eof(&self, transport: &Transport) -> io::Result<bool> {
+        self.call(transport, |protocol| protocol.eof(transport))
+            .unwrap_or(Ok(false))
+    }
+
+    fn change(&self, transport: &Transport, change: Change) {
+        self.call(transport, |protocol| match change {
+            Change::Pause => protocol.pause(transport),
+            Change::Resume => protocol.resume(transport),
+        });
+    }
+
+    fn lost(&self, transport: &Transport, error: Option<&io::Error>) {
+        self.call(transport, |protocol| protocol.lost(transport, error));
+    }
+
+    fn poll_receive(
+        &self,
+        cx: &mut Context<'_>,
+        stream: &Stream,
+        transport: &Transport,
+    ) -> Poll<io::Result<usize>> {
+        P::poll_receive(&self.cell, cx, stream, transport)
+    }
+}
+
+/// The future that makes a connection work: it receives, calls the protocol, and sends what is
+/// queued. It ends when the connection is closed.
+///
+/// [`create_unix_connection`](crate::create_unix_connection) and its like spawn it; their forms
+/// with a driver leave that to the caller, who may be on any executor. It is `Send` if the protocol
+/// is.
+///
+/// # Cancel safety
+/// Dropping it closes the connection without calling the protocol: what is queued is sent as far
+/// as the system takes it at once, and [`closed`](Transport::closed) gives `ConnectionAborted`.
+#[must_use = "a connection does nothing unless its driver is spawned or awaited"]
+pub struct ConnectionDriver<P: StreamProtocol<K>, K> {
+    transport: Transport,
+    socket: Option<Socket>,
+    protocol: Kinded<P, K>,
+    /// What `set_protocol` has put in its place.
+    successor: Option<Box<dyn Connected + Send>>,
+    waker: Option<Waker>,
+    made: bool,
+    /// What the shared state said when it was looked at last; `attention` calls for another look.
+    phase: Phase,
+    reading: bool,
+    queued: bool,
+    /// The peer's end was received, and the connection stays open.
+    ended: bool,
+    /// In a callback: if it is left by a panic, the driver is dropped like this.
+    calling: bool,
+}
+
+/// What one round has come to.
+enum Round {
+    Progress,
+    Waiting,
+    Lost,
+}
+
+impl<P: StreamProtocol<K>, K> ConnectionDriver<P, K> {
+    pub(super) fn new(transport: Transport, socket: Socket, cell: Arc<Cell<P>>) -> Self {
+        ConnectionDriver {
+            transport,
+            socket: Some(socket),
+            protocol: Kinded::new(cell),
+            successor: None,
+            waker: None,
+            made: false,
+            phase: Phase::Open,
+            reading: true,
+            queued: false,
+            ended: false,
+            calling: false,
+        }
+    }
+
+    /// Calls the protocol.
+    fn call<R>(&mut self, callback: impl FnOnce(&dyn Connected, &Transport) -> R) -> R {
+        self.calling = true;
+        let protocol: &dyn Connected = match &self.successor {
+            Some(successor) => &**successor,
+            None => &self.protocol,
+        };
+        let result = callback(protocol, &self.transport);
+        self.calling = false;
+        result
+    }
+
+    fn round(&mut self, cx: &mut Context<'_>) -> Round {
+        if !self.made {
+            self.made = true;
+            self.call(|protocol, transport| protocol.made(transport));
+            self.transport.shared.lock().life.set_made();
+        }
+        if self.wants_attention() {
+            self.attend();
+        }
+        let sending = match (self.queued, &self.socket) {
+            (true, Some(socket)) => self.transport.shared.poll_flush(cx, socket),
+            _ => Poll::Pending,
+        };
+        if sending.is_ready() || self.wants_attention() {
+            self.look();
+        }
+        let receiving = match self.phase {
+            Phase::Open if self.reading && !self.ended => self.poll_receive(cx),
+            Phase::Open => Poll::Pending,
+            Phase::Closing if self.queued || self.wants_attention() => Poll::Pending,
+            Phase::Closing | Phase::Aborted | Phase::Lost => {
+                self.lose();
+                return Round::Lost;
+            }
+        };
+        match sending.is_ready() || receiving.is_ready() || self.wants_attention() {
+            true => Round::Progress,
+            false => Round::Waiting,
+        }
+    }
+
+    fn wants_attention(&self) -> bool {
+        self.transport.shared.signals.wants_attention()
+    }
+
+    /// Takes in what has changed, and tells the protocol what there is to tell.
+    fn attend(&mut self) {
+        self.transport.shared.signals.take_attention();
+        loop {
+            let mut state = self.transport.shared.lock();
+            let successor = state.successor.take();
+            let change = match state.life.phase {
+                Phase::Open | Phase::Closing => state.flow.take_change(),
+                Phase::Aborted | Phase::Lost => None,
+            };
+            drop(state);
+            let is_new = successor.is_some();
+            if is_new {
+                self.successor = successor;
+            }
+            match change {
+                Some(change) => self.call(|protocol, transport| protocol.change(transport, change)),
+                None if is_new => {}
+                None => break,
+            }
+        }
+        self.look();
+    }
+
+    fn look(&mut self) {
+        let state = self.transport.shared.lock();
+        self.phase = state.life.phase;
+        self.reading = state.reading;
+        self.queued = state.has_work();
+    }
+
+    /// Receives and delivers once; ready if there was something, the end and errors included.
+    fn poll_receive(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        // A clone costs less than the compiler's knowledge that callbacks leave the socket alone.
+        let Some(socket) = self.socket.clone() else {
+            return Poll::Pending;
+        };
+        let received = self
+            .call(|protocol, transport| protocol.poll_receive(cx, socket.inner(), transport));
+        let result = match received {
+            Poll::Ready(Ok(0)) => self.receive_eof(),
+            Poll::Ready(result) => result.map(drop),
+            Poll::Pending => return Poll::Pending,
+        };
+        if let Err(error) = result {
+            let shared = &self.transport.shared;
+            shared.fail(&mut shared.lock(), error);
+        }
+        Poll::Ready(())
+    }
+
+    fn receive_eof(&mut self) -> io::Result<()> {
+        self.ended = true;
+        let stays_open = self.call(|protocol, transport| protocol.eof(transport))?;
+        if !stays_open {
+            self.transport.close();
+        }
+        Ok(())
+    }
+
+    /// The last callback, and the end of the socket.
+    fn lose(&mut self) {
+        let error = self.transport.shared.take_error();
+        self.call(|protocol, transport| protocol.lost(transport, error.as_ref()));
+        self.end(error.map_or(Ok(()), Err));
+    }
+
+    fn end(&mut self, outcome: io::Result<()>) {
+        self.phase = Phase::Lost;
+        self.socket = None;
+        // All that this driver has is one.
+        let somebody = Arc::strong_count(&self.transport.shared) > 1;
+        self.transport.shared.lose(outcome, somebody);
+    }
+}
+
+impl<P: StreamProtocol<K>, K> Future for ConnectionDriver<P, K> {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        if self.phase == Phase::Lost {
+            return Poll::Ready(());
+        }
+        if !self
+            .waker
+            .as_ref()
+            .is_some_and(|waker| waker.will_wake(cx.waker()))
+        {
+            self.waker = Some(cx.waker().clone());
+            self.transport.shared.lock().life.driver = Some(cx.waker().clone());
+        }
+        for _ in 0..ROUNDS {
+            match self.round(cx) {
+                Round::Progress => {}
+                Round::Waiting => return Poll::Pending,
+                Round::Lost => return Poll::Ready(()),
+            }
+        }
+        budget::request_look();
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+}
+
+// The fields are moved freely; nothing is pinned.
+impl<P: StreamProtocol<K>, K> Unpin for ConnectionDriver<P, K> {}
+
+impl<P: StreamProtocol<K>, K> Drop for ConnectionDriver<P, K> {
+    fn drop(&mut self) {
+        if self.phase == Phase::Lost {
+            return;
+        }
+        let error = self.transport.shared.take_error();
+        let why = match (self.calling, &error) {
+            (true, _) => io::Error::other("a callback of the connection's protocol panicked"),
+            (false, Some(error)) => copy(error),
+            (false, None) => io::Error::new(
+                io::ErrorKind::ConnectionAborted,
+                "the driver of the connection was dropped",
+            ),
+        };
+        self.end(Err(why));
+    }
+}
+
+impl<P: StreamProtocol<K>, K> fmt::Debug for ConnectionDriver<P, K> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ConnectionDriver")
+            .field("transport", &self.transport)
+            .finish_non_exhaustive()
+    }
+}

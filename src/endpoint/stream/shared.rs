@@ -1,0 +1,373 @@
+//! The state that transports and the driver of a connection share.
+
+use std::collections::VecDeque;
+use std::io::{self, IoSlice};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
+
+use crate::address::Address;
+use crate::endpoint::flow::Flow;
+use crate::endpoint::lifetime::{Ending, Life, Phase, Signals};
+use crate::endpoint::stream::driver::Connected;
+use crate::endpoint::stream::lent;
+use crate::endpoint::stream::server::Membership;
+use crate::error::{closed, invalid};
+use crate::net::TcpStream;
+#[cfg(unix)]
+use crate::net::UnixStream;
+use crate::sys::caps::Family;
+use crate::sys::{Stream, StreamOps};
+
+/// Bytes that callbacks may write before they are sent in between.
+const CORKED_BYTES: usize = 64 * 1024;
+
+/// Writes of this size are sent at once, inside callbacks too: copying them into the queue would
+/// cost more than the system call that it saves.
+const DIRECT: usize = 16 * 1024;
+
+pub(super) struct Shared {
+    pub(super) signals: Signals,
+    state: Mutex<State>,
+    /// The server that has accepted it.
+    membership: Option<Membership>,
+}
+
+/// A socket in the form that its methods are written for.
+#[derive(Clone)]
+pub(super) enum Socket {
+    Tcp(Arc<TcpStream>),
+    #[cfg(unix)]
+    Unix(Arc<UnixStream>),
+}
+
+impl Socket {
+    /// A socket of any family.
+    pub(super) fn new(inner: Stream) -> io::Result<Socket> {
+        #[cfg(unix)]
+        if inner.family() == Family::Unix {
+            return Ok(Socket::Unix(Arc::new(UnixStream::from_inner(inner)?)));
+        }
+        Ok(Socket::Tcp(Arc::new(TcpStream::from_inner(inner)?)))
+    }
+
+    /// One that a listener has accepted.
+    pub(super) fn accepted(inner: Stream, peer: Address) -> Socket {
+        #[cfg(unix)]
+        if inner.family() == Family::Unix {
+            return Socket::Unix(Arc::new(UnixStream::accepted(inner, peer)));
+        }
+        Socket::Tcp(Arc::new(TcpStream::accepted(inner, peer)))
+    }
+
+    pub(super) fn inner(&self) -> &Stream {
+        match self {
+            Socket::Tcp(socket) => socket.inner(),
+            #[cfg(unix)]
+            Socket::Unix(socket) => socket.inner(),
+        }
+    }
+
+    pub(super) fn local_addr(&self) -> io::Result<Address> {
+        self.inner().local_addr()
+    }
+
+    pub(super) fn peer_addr(&self) -> io::Result<Address> {
+        match self {
+            Socket::Tcp(socket) => socket.peer_addr(),
+            #[cfg(unix)]
+            Socket::Unix(socket) => socket.peer_addr(),
+        }
+    }
+}
+
+/// How far the end of the writing direction has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Writing {
+    Open,
+    /// `write_eof`, and there is something queued.
+    Ending,
+    Ended,
+}
+
+pub(super) struct State {
+    pub(super) life: Life,
+    pub(super) socket: Option<Socket>,
+    queue: VecDeque<u8>,
+    /// The system has taken less than it was given, while the callbacks that are running go on.
+    blocked: bool,
+    pub(super) flow: Flow,
+    pub(super) writing: Writing,
+    pub(super) reading: bool,
+    /// What has ended the connection, until the protocol is told.
+    error: Option<io::Error>,
+    /// The protocol that the driver is to call from now on.
+    pub(super) successor: Option<Box<dyn Connected + Send>>,
+    /// Bytes that reached nobody.
+    pub(super) dropped: u64,
+    /// This end's and the peer's address, kept when the socket is closed.
+    pub(super) names: Option<Box<[Option<Address>; 2]>>,
+}
+
+impl Shared {
+    pub(super) fn new(socket: Socket, membership: Option<Membership>) -> Shared {
+        Shared {
+            signals: Signals::default(),
+            state: Mutex::new(State {
+                life: Life::new(),
+                socket: Some(socket),
+                queue: VecDeque::new(),
+                blocked: false,
+                flow: Flow::default(),
+                writing: Writing::Open,
+                reading: true,
+                error: None,
+                successor: None,
+                dropped: 0,
+                names: None,
+            }),
+            membership,
+        }
+    }
+
+    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn call_driver(&self, state: &State) {
+        self.signals.call_driver(&state.life);
+    }
+
+    pub(super) fn end(&self, phase: Phase) {
+        let mut state = self.lock();
+        if state.life.end(phase) {
+            self.call_driver(&state);
+        }
+    }
+
+    /// Runs a callback, and sends together what it has written.
+    pub(super) fn corked<R>(&self, callback: impl FnOnce() -> R) -> R {
+        self.signals.set_corked(true);
+        let result = callback();
+        let mut state = self.lock();
+        self.signals.set_corked(false);
+        if state.has_work() {
+            self.flush(&mut state);
+            state.blocked = false;
+            if state.has_work() {
+                self.call_driver(&state);
+            }
+        }
+        result
+    }
+
+    pub(super) fn write(&self, bufs: &[IoSlice<'_>]) -> io::Result<()> {
+        let mut state = self.lock();
+        if state.writing != Writing::Open {
+            return Err(invalid("write after write_eof"));
+        }
+        let len: usize = bufs.iter().map(|buf| buf.len()).sum();
+        if state.life.phase != Phase::Open {
+            state.dropped += len as u64;
+            return Err(closed("the connection"));
+        }
+        let corked = self.signals.is_corked();
+        let mut sent = 0;
+        if state.queue.is_empty() && len > 0 && (!corked || len >= DIRECT) && !state.blocked {
+            sent = match self.try_write(&mut state, bufs) {
+                Some(sent) => sent,
+                None => {
+                    state.dropped += len as u64;
+                    return Ok(());
+                }
+            };
+        }
+        if sent == len {
+            return Ok(());
+        }
+        lent::equip(&mut state.queue);
+        let mut skip = sent;
+        for buf in bufs {
+            let from = skip.min(buf.len());
+            skip -= from;
+            state.queue.extend(&buf[from..]);
+        }
+        state.flow.add(len - sent);
+        if !corked {
+            state.flow.check_pause();
+            self.call_driver(&state);
+        } else if state.queue.len() >= CORKED_BYTES && !state.blocked {
+            self.flush(&mut state);
+        }
+        Ok(())
+    }
+
+    /// Gives the system what it takes at once, and tells how much; `None` if that was the end of
+    /// the connection.
+    fn try_write(&self, state: &mut State, bufs: &[IoSlice<'_>]) -> Option<usize> {
+        let Some(socket) = &state.socket else {
+            return Some(0);
+        };
+        match socket.inner().try_write(bufs) {
+            Ok(sent) => Some(sent),
+            Err(error) => match error.kind() {
+                io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted => Some(0),
+                _ => {
+                    self.fail(state, error);
+                    None
+                }
+            },
+        }
+    }
+
+    /// Sends what goes without waiting, of what is queued.
+    fn flush(&self, state: &mut State) {
+        while !state.queue.is_empty() {
+            let queue = std::mem::take(&mut state.queue);
+            let (front, back) = queue.as_slices();
+            let both = [IoSlice::new(front), IoSlice::new(back)];
+            let bufs = if back.is_empty() { &both[..1] } else { &both };
+            let sent = self.try_write(state, bufs);
+            let offered = queue.len();
+            state.queue = queue;
+            let Some(sent) = sent else {
+                break;
+            };
+            state.queue.drain(..sent);
+            if sent < offered {
+                state.blocked = true;
+                break;
+            }
+        }
+        self.settle(state);
+    }
+
+    /// Sends what is queued, and waits for room where there is none; ready if that changed
+    /// anything.
+    pub(super) fn poll_flush(&self, cx: &mut Context<'_>, socket: &Socket) -> Poll<()> {
+        let mut state = self.lock();
+        if matches!(state.life.phase, Phase::Aborted | Phase::Lost) {
+            return Poll::Pending;
+        }
+        let mut changed = Poll::Pending;
+        while !state.queue.is_empty() {
+            let (front, back) = state.queue.as_slices();
+            let both = [IoSlice::new(front), IoSlice::new(back)];
+            let bufs = if back.is_empty() { &both[..1] } else { &both };
+            match socket.inner().poll_write(cx, bufs) {
+                Poll::Ready(Ok(sent)) => {
+                    state.queue.drain(..sent);
+                }
+                Poll::Ready(Err(error)) => {
+                    self.fail(&mut state, error);
+                    return Poll::Ready(());
+                }
+                Poll::Pending => break,
+            }
+            changed = Poll::Ready(());
+        }
+        self.settle(&mut state);
+        changed
+    }
+
+    /// Brings the accounting up to date after the queue has shrunk, and does what was to be done
+    /// when it is empty.
+    fn settle(&self, state: &mut State) {
+        let sent = state.flow.size() - state.queue.len();
+        state.flow.remove(sent);
+        state.flow.check_pause();
+        if sent > 0 && state.flow.check_resume() {
+            state.life.waiters.wake();
+        }
+        if state.flow.has_change() {
+            self.call_driver(state);
+        }
+        if state.queue.is_empty() {
+            lent::strip(&mut state.queue);
+            if state.writing == Writing::Ending {
+                self.end_writing(state);
+            }
+        }
+    }
+
+    pub(super) fn write_eof(&self) {
+        let mut state = self.lock();
+        if state.writing != Writing::Open || state.life.phase != Phase::Open {
+            return;
+        }
+        state.writing = Writing::Ending;
+        if state.queue.is_empty() {
+            self.end_writing(&mut state);
+        }
+    }
+
+    fn end_writing(&self, state: &mut State) {
+        state.writing = Writing::Ended;
+        let result = match &state.socket {
+            Some(socket) => socket.inner().shutdown(std::net::Shutdown::Write),
+            None => return,
+        };
+        match result {
+            Ok(()) => {}
+            // The peer is gone, which reading tells better.
+            Err(error) if error.kind() == io::ErrorKind::NotConnected => {}
+            Err(error) => self.fail(state, error),
+        }
+    }
+
+    /// An error ends the connection: what is queued is dropped.
+    pub(super) fn fail(&self, state: &mut State, error: io::Error) {
+        if state.life.end(Phase::Aborted) {
+            state.error = Some(error);
+            self.call_driver(state);
+        }
+    }
+
+    /// Why the connection is ending, if it is for an error.
+    pub(super) fn take_error(&self) -> Option<io::Error> {
+        self.lock().error.take()
+    }
+
+    /// The end: the socket is closed unless the user holds it, and whoever waits is told. Somebody
+    /// who may ask for the addresses later: they are kept.
+    pub(super) fn lose(&self, outcome: io::Result<()>, somebody: bool) {
+        let (socket, mut waiters, successor) = {
+            let mut state = self.lock();
+            if state.life.phase == Phase::Lost {
+                return;
+            }
+            if state.life.phase != Phase::Aborted {
+                self.flush(&mut state);
+            }
+            state.dropped += state.queue.len() as u64;
+            state.queue = VecDeque::new();
+            self.settle(&mut state);
+            let socket = state.socket.take();
+            if let (true, Some(socket)) = (somebody, &socket) {
+                let names = [socket.local_addr().ok(), socket.peer_addr().ok()];
+                state.names = Some(Box::new(names));
+            }
+            let waiters = state.life.lose(outcome);
+            (socket, waiters, state.successor.take())
+        };
+        drop((socket, successor));
+        waiters.wake();
+        if let Some(membership) = &self.membership {
+            membership.end();
+        }
+    }
+}
+
+impl State {
+    /// There is something to send, or to end.
+    pub(super) fn has_work(&self) -> bool {
+        matches!(self.life.phase, Phase::Open | Phase::Closing)
+            && (!self.queue.is_empty() || self.writing == Writing::Ending)
+    }
+}
+
+impl Ending for Shared {
+    fn poll_closed(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let life = &mut self.lock().life;
+        life.poll(cx, life.closed())
+    }
+}

@@ -1,0 +1,338 @@
+//! The transport of a connection: what the user holds.
+
+use std::fmt;
+use std::future::poll_fn;
+use std::io::{self, IoSlice};
+use std::sync::Arc;
+
+use crate::address::Address;
+use crate::endpoint::handle::{Cell, ProtocolHandle};
+use crate::endpoint::lifetime::{Close, Ending, Phase};
+use crate::endpoint::stream::driver::Kinded;
+use crate::endpoint::stream::protocol::StreamProtocol;
+use crate::endpoint::stream::shared::{Shared, Socket, State};
+use crate::error::{closed, invalid};
+use crate::net::TcpStream;
+#[cfg(unix)]
+use crate::net::UnixStream;
+
+/// Writes to a connection, and closes it. Cheap to clone; any task, any thread.
+///
+/// *asyncio equivalent*: `asyncio.Transport`. Dropping all transports leaves the connection open;
+/// it ends with [`close`](Transport::close), [`abort`](Transport::abort), the peer, or its
+/// runtime.
+#[derive(Clone)]
+pub struct Transport {
+    pub(super) shared: Arc<Shared>,
+}
+
+impl Transport {
+    /// Writes bytes. Never waits: what the system does not take at once is copied and queued, see
+    /// [`set_write_buffer_limits`](Transport::set_write_buffer_limits).
+    ///
+    /// What callbacks write goes out together when they have returned. What the system says
+    /// reaches [`connection_lost`](crate::Protocol::connection_lost), never this call.
+    ///
+    /// *asyncio equivalent*: `transport.write`.
+    ///
+    /// # Errors
+    /// - `InvalidInput`: after [`write_eof`](Transport::write_eof).
+    /// - `NotConnected`: the connection is closing.
+    ///
+    /// Nothing has been written then.
+    pub fn write(&self, data: &[u8]) -> io::Result<()> {
+        self.shared.write(&[IoSlice::new(data)])
+    }
+
+    /// Writes several slices one after the other, with one system call if they are written at
+    /// once.
+    ///
+    /// *asyncio equivalent*: `transport.writelines`.
+    ///
+    /// # Errors
+    /// As [`write`](Transport::write).
+    ///
+    /// # Examples
+    /// ```
+    /// # use coracle::{on_data, OnData, Transport};
+    /// use std::io::IoSlice;
+    ///
+    /// # let _ =
+    /// on_data(|transport, body| {
+    ///     let header = format!("length: {}\n\n", body.len());
+    ///     transport.writelines(&[IoSlice::new(header.as_bytes()), IoSlice::new(body)])
+    /// });
+    /// ```
+    pub fn writelines(&self, bufs: &[IoSlice<'_>]) -> io::Result<()> {
+        self.shared.write(bufs)
+    }
+
+    /// Ends the writing direction once what is queued has been sent: the peer reads the end, and
+    /// may go on writing. Again, or while closing, it does nothing.
+    ///
+    /// *asyncio equivalent*: `transport.write_eof`.
+    ///
+    /// # Errors
+    /// - `Unsupported`: [`can_write_eof`](Transport::can_write_eof) is false.
+    pub fn write_eof(&self) -> io::Result<()> {
+        self.shared.write_eof();
+        Ok(())
+    }
+
+    /// Whether [`write_eof`](Transport::write_eof) works: for all connections without TLS.
+    pub fn can_write_eof(&self) -> bool {
+        true
+    }
+
+    /// Closes the connection once what is queued has been sent. Nothing is received any more; then
+    /// `connection_lost` is called.
+    ///
+    /// A peer that reads nothing holds this up for ever: pair it with
+    /// [`timeout`](crate::time::timeout) and [`abort`](Transport::abort).
+    pub fn close(&self) {
+        self.shared.end(Phase::Closing);
+    }
+
+    /// Closes the connection and drops what is queued.
+    pub fn abort(&self) {
+        self.shared.end(Phase::Aborted);
+    }
+
+    /// Whether the connection is closing or closed.
+    pub fn is_closing(&self) -> bool {
+        self.shared.lock().life.phase != Phase::Open
+    }
+
+    /// Waits until `connection_lost` has been called and the socket is closed.
+    ///
+    /// # Errors
+    /// - what ended the connection, unless that was the peer's end, `close` or `abort`:
+    ///   `ConnectionReset`, `BrokenPipe`, or the error of a callback.
+    /// - `ConnectionAborted`: the driver was dropped, for example with its runtime.
+    /// - `Other`: a callback panicked.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost.
+    pub async fn closed(&self) -> io::Result<()> {
+        poll_fn(|cx| self.shared.poll_closed(cx)).await
+    }
+
+    /// Waits until `connection_made` has been called.
+    pub(super) async fn made(&self) -> io::Result<()> {
+        self.wait(|state| state.life.made()).await
+    }
+
+    /// Waits while the protocol is asked to pause writing.
+    ///
+    /// *asyncio equivalent*: `StreamWriter.drain`.
+    ///
+    /// # Errors
+    /// - `NotConnected`: the connection is closing.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost.
+    pub async fn drain(&self) -> io::Result<()> {
+        self.wait(|state| match state.life.phase {
+            Phase::Open if state.flow.is_paused() => None,
+            Phase::Open => Some(Ok(())),
+            _ => Some(Err(closed("the connection"))),
+        })
+        .await
+    }
+
+    async fn wait(&self, mut done: impl FnMut(&State) -> Option<io::Result<()>>) -> io::Result<()> {
+        poll_fn(|cx| {
+            let mut state = self.shared.lock();
+            let result = done(&state);
+            state.life.poll(cx, result)
+        })
+        .await
+    }
+
+    /// Has another protocol called from now on, of either kind; `connection_made` is not called
+    /// again. The handle is that of the new one; the old one's stays, and gives it back at the
+    /// end.
+    ///
+    /// Bytes that the old one has been given are not given again: change at a boundary of the
+    /// protocol.
+    ///
+    /// *asyncio equivalent*: `transport.set_protocol`.
+    ///
+    /// # Examples
+    /// ```
+    /// use coracle::{on_data, Protocol, Transport};
+    /// use std::io;
+    ///
+    /// struct Greeting;
+    ///
+    /// impl Protocol for Greeting {
+    ///     fn data_received(&mut self, transport: &Transport, _: &[u8]) -> io::Result<()> {
+    ///         transport.set_protocol(on_data(|transport, data| transport.write(data)));
+    ///         transport.write(b"echoing from now on\n")
+    ///     }
+    /// }
+    /// ```
+    pub fn set_protocol<P, K>(&self, protocol: P) -> ProtocolHandle<P>
+    where
+        P: StreamProtocol<K> + Send + 'static,
+        K: 'static,
+    {
+        let cell = Cell::new(protocol);
+        let mut state = self.shared.lock();
+        if state.life.phase != Phase::Lost {
+            state.successor = Some(Box::new(Kinded::new(cell.clone())));
+            self.shared.call_driver(&state);
+        }
+        ProtocolHandle {
+            cell,
+            end: self.shared.clone(),
+        }
+    }
+
+    /// The address of this end; remembered when it is closed.
+    ///
+    /// *asyncio equivalent*: `get_extra_info("sockname")`.
+    ///
+    /// # Errors
+    /// The system's, if it could not tell.
+    pub fn local_addr(&self) -> io::Result<Address> {
+        let state = self.shared.lock();
+        match (&state.socket, &state.names) {
+            (Some(socket), _) => socket.local_addr(),
+            (None, Some(names)) => names[0].ok_or_else(|| closed("the connection")),
+            (None, None) => Err(closed("the connection")),
+        }
+    }
+
+    /// The address of the peer; remembered when it is gone. [`Address::UNNAMED`] is the Unix
+    /// client that has none, which is the usual.
+    ///
+    /// *asyncio equivalent*: `get_extra_info("peername")`.
+    pub fn peer_addr(&self) -> Option<Address> {
+        let state = self.shared.lock();
+        match (&state.socket, &state.names) {
+            (Some(socket), _) => socket.peer_addr().ok(),
+            (None, Some(names)) => names[1],
+            (None, None) => None,
+        }
+    }
+
+    /// The socket of a TCP connection, for its options; it stays open while it is held. Do not
+    /// read from it: the bytes are the protocol's.
+    ///
+    /// *asyncio equivalent*: `get_extra_info("socket")`.
+    ///
+    /// # Errors
+    /// - `NotConnected`: the connection is closed.
+    /// - `InvalidInput`: it is a Unix connection.
+    pub fn tcp_socket(&self) -> io::Result<Arc<TcpStream>> {
+        match &self.shared.lock().socket {
+            Some(Socket::Tcp(socket)) => Ok(socket.clone()),
+            None => Err(closed("the connection")),
+            #[cfg(unix)]
+            Some(Socket::Unix(_)) => Err(invalid("a Unix connection has no TCP socket")),
+        }
+    }
+
+    /// The socket of a Unix connection, as [`tcp_socket`](Transport::tcp_socket): for the peer's
+    /// credentials, for example.
+    ///
+    /// # Errors
+    /// - `NotConnected`: the connection is closed.
+    /// - `InvalidInput`: it is a TCP connection.
+    ///
+    /// # Platforms
+    /// Unix.
+    #[cfg(unix)]
+    pub fn unix_socket(&self) -> io::Result<Arc<UnixStream>> {
+        match &self.shared.lock().socket {
+            Some(Socket::Unix(socket)) => Ok(socket.clone()),
+            None => Err(closed("the connection")),
+            Some(Socket::Tcp(_)) => Err(invalid("a TCP connection has no Unix socket")),
+        }
+    }
+
+    /// Sets the sizes of the queue in bytes above which the protocol is asked to pause writing,
+    /// and down to which it is asked to resume.
+    ///
+    /// Unless set: high 64 KiB, low 16 KiB. One alone implies the other: low is a quarter of
+    /// high. The limits are advice, nothing is refused because of them.
+    ///
+    /// # Errors
+    /// - `InvalidInput`: high is below low.
+    pub fn set_write_buffer_limits(
+        &self,
+        high: Option<usize>,
+        low: Option<usize>,
+    ) -> io::Result<()> {
+        let mut state = self.shared.lock();
+        state.flow.set_limits(high, low)?;
+        if state.flow.has_change() {
+            self.shared.call_driver(&state);
+        }
+        Ok(())
+    }
+
+    /// The limits, (low, high).
+    pub fn write_buffer_limits(&self) -> (usize, usize) {
+        self.shared.lock().flow.limits()
+    }
+
+    /// The size of the queue in bytes. What the system has taken is not counted.
+    pub fn write_buffer_size(&self) -> usize {
+        self.shared.lock().flow.size()
+    }
+
+    /// Stops receiving: bytes wait in the system's buffers, and then the peer waits. Its end, and
+    /// its disappearance, stay unseen meanwhile.
+    pub fn pause_reading(&self) {
+        self.set_reading(false);
+    }
+
+    /// Goes on receiving.
+    pub fn resume_reading(&self) {
+        self.set_reading(true);
+    }
+
+    fn set_reading(&self, reading: bool) {
+        let mut state = self.shared.lock();
+        if state.reading != reading {
+            state.reading = reading;
+            self.shared.call_driver(&state);
+        }
+    }
+
+    /// Whether bytes are being received: neither paused nor closing.
+    pub fn is_reading(&self) -> bool {
+        let state = self.shared.lock();
+        state.reading && state.life.phase == Phase::Open
+    }
+
+    /// How many bytes were given up: written while closing, or still queued at the end.
+    pub fn dropped(&self) -> u64 {
+        self.shared.lock().dropped
+    }
+
+    /// Runs a callback, and sends together what it has written.
+    pub(super) fn corked<R>(&self, callback: impl FnOnce() -> R) -> R {
+        self.shared.corked(callback)
+    }
+}
+
+impl Close for Transport {
+    fn close(&self) {
+        self.close();
+    }
+}
+
+impl fmt::Debug for Transport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let peer = self.peer_addr();
+        let state = self.shared.lock();
+        f.debug_struct("Transport")
+            .field("peer", &peer)
+            .field("phase", &state.life.phase)
+            .field("write_buffer_size", &state.flow.size())
+            .finish_non_exhaustive()
+    }
+}
