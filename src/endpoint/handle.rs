@@ -137,7 +137,6 @@ impl<P> ProtocolHandle<P> {
 
 impl<P> fmt::Debug for ProtocolHandle<P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ProtocolHandle")
-            .finish_non_exhaustive()
+        f.debug_struct("ProtocolHandle").finish_non_exhaustive()
     }
 }

@@ -197,11 +197,7 @@ macro_rules! stream_methods {
             poll_fn(|cx| self.inner.poll_writable(cx)).await
         }
 
-        fn poll_read_into(
-            &self,
-            cx: &mut Context<'_>,
-            buf: &mut [u8],
-        ) -> Poll<io::Result<usize>> {
+        fn poll_read_into(&self, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
             self.inner.poll_read(cx, &mut [IoSliceMut::new(buf)])
         }
 

@@ -2,6 +2,8 @@
 // Each test binary uses a part of it.
 #![allow(dead_code)]
 
+pub(crate) mod stream;
+
 use std::future::{poll_fn, Future};
 use std::io;
 use std::net::SocketAddr;

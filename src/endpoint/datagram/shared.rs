@@ -226,7 +226,10 @@ impl Shared {
             state.dropped += 1;
             return Err(closed("the datagram endpoint"));
         }
-        if !self.signals.is_corked() && state.queue.is_empty() && self.send_now(&mut state, data, to) {
+        if !self.signals.is_corked()
+            && state.queue.is_empty()
+            && self.send_now(&mut state, data, to)
+        {
             return Ok(());
         }
         state.queue.push_with(data, to, SendMeta::default());
@@ -238,7 +241,7 @@ impl Shared {
             }
         } else {
             state.flow.check_pause();
-            self.call_driver(&mut state);
+            self.call_driver(&state);
         }
         Ok(())
     }

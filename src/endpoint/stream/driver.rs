@@ -226,8 +226,8 @@ impl<P: StreamProtocol<K>, K> ConnectionDriver<P, K> {
         let Some(socket) = self.socket.clone() else {
             return Poll::Pending;
         };
-        let received = self
-            .call(|protocol, transport| protocol.poll_receive(cx, socket.inner(), transport));
+        let received =
+            self.call(|protocol, transport| protocol.poll_receive(cx, socket.inner(), transport));
         let result = match received {
             Poll::Ready(Ok(0)) => self.receive_eof(),
             Poll::Ready(result) => result.map(drop),

@@ -176,7 +176,9 @@ pub async fn connect_accepted_socket_with_driver<P: StreamProtocol<K>, K>(
 /// `sock` and an address: there must be one of the two.
 fn require_one(sock: bool, addr: bool, name: &str) -> io::Result<()> {
     match (sock, addr) {
-        (true, true) => Err(invalid(format_args!("sock and {name} cannot both be given"))),
+        (true, true) => Err(invalid(format_args!(
+            "sock and {name} cannot both be given"
+        ))),
         (false, false) => Err(invalid(format_args!("one of sock and {name} is needed"))),
         _ => Ok(()),
     }

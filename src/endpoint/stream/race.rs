@@ -195,7 +195,10 @@ mod tests {
         let same = combine(vec![error(refused, "a"), error(refused, "a")], false);
         assert_eq!(same.to_string(), "a");
         let joined = combine(vec![error(refused, "a"), error(refused, "b")], false);
-        assert_eq!((joined.kind(), joined.to_string()), (refused, "a; b".into()));
+        assert_eq!(
+            (joined.kind(), joined.to_string()),
+            (refused, "a; b".into())
+        );
         let mixed = combine(
             vec![error(refused, "a"), error(io::ErrorKind::NotFound, "b")],
             true,

@@ -13,10 +13,10 @@ use slab::Slab;
 
 use crate::address::Address;
 use crate::endpoint::stream::driver::ConnectionDriver;
+use crate::endpoint::stream::establish;
 use crate::endpoint::stream::protocol::StreamProtocol;
 use crate::endpoint::stream::shared::{Shared, Socket};
 use crate::endpoint::stream::transport::Transport;
-use crate::endpoint::stream::establish;
 use crate::error::{closed, context, copy, invalid};
 use crate::net::TcpListener;
 #[cfg(unix)]
@@ -217,7 +217,10 @@ impl Server {
 
     fn clients(&self) -> Vec<Transport> {
         let state = self.shared.lock();
-        let alive = state.clients.iter().filter_map(|(_, shared)| shared.upgrade());
+        let alive = state
+            .clients
+            .iter()
+            .filter_map(|(_, shared)| shared.upgrade());
         alive.map(|shared| Transport { shared }).collect()
     }
 

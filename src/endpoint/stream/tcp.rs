@@ -137,7 +137,9 @@ impl TcpOptions {
             return Err(invalid("a TCP connection cannot be of family Unix"));
         }
         if self.interleave == Some(0) {
-            return Err(invalid("interleave is 0: the first family needs an address"));
+            return Err(invalid(
+                "interleave is 0: the first family needs an address",
+            ));
         }
         self.tls.require_plain()
     }

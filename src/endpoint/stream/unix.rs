@@ -363,8 +363,7 @@ where
 {
     let runtime = current_runtime("create_unix_server")?;
     let spawn = spawn_connections(runtime.clone());
-    let (server, driver) =
-        create_unix_server_with_driver(protocol_factory, options, spawn).await?;
+    let (server, driver) = create_unix_server_with_driver(protocol_factory, options, spawn).await?;
     task::spawn_on(runtime, driver).detach();
     Ok(server)
 }

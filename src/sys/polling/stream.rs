@@ -185,9 +185,8 @@ impl StreamOps for Stream {
     }
 
     fn poll_peek(&self, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
-        self.source.poll_io(Direction::Read, cx, || {
-            self.io().peek(as_uninit(buf))
-        })
+        self.source
+            .poll_io(Direction::Read, cx, || self.io().peek(as_uninit(buf)))
     }
 
     fn try_write(&self, bufs: &[IoSlice<'_>]) -> io::Result<usize> {

@@ -28,7 +28,9 @@ impl Stream {
         fds: &[BorrowedFd<'_>],
     ) -> Poll<io::Result<usize>> {
         if data.is_empty() {
-            return Poll::Ready(Err(invalid("descriptors need at least one byte to go with")));
+            return Poll::Ready(Err(invalid(
+                "descriptors need at least one byte to go with",
+            )));
         }
         if fds.len() > DESCRIPTORS {
             return Poll::Ready(Err(invalid(format_args!(
