@@ -34,7 +34,7 @@ pub(crate) use self::unix_datagram::remove_stale;
 #[cfg(unix)]
 pub use self::unix_datagram::UnixDatagram;
 pub use crate::batch::{Ecn, Meta, RecvBatch, SendBatch, SendMeta};
-#[cfg(unix)]
-pub use crate::sys::caps::PeerCred;
 pub use crate::sys::caps::{Caps, Family, Interface, Keepalive};
+#[cfg(unix)]
+pub use crate::sys::PeerCred;
 pub use crate::sys::Socket;

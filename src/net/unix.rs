@@ -21,8 +21,8 @@ use crate::net::stream::{
     Peer, BACKLOG,
 };
 use crate::net::target::{unix_address, Target};
-use crate::sys::caps::{Family, ListenerConfig, PeerCred, SocketOption, StreamConfig};
-use crate::sys::{Listener, ListenerOps, Socket, Stream, StreamOps};
+use crate::sys::caps::{Family, ListenerConfig, SocketOption, StreamConfig};
+use crate::sys::{Listener, ListenerOps, PeerCred, Socket, Stream, StreamOps};
 
 /// A Unix stream connection, between processes of one machine.
 ///

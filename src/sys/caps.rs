@@ -260,16 +260,3 @@ impl Keepalive {
         self
     }
 }
-
-/// Who is at the other end of a Unix connection, as the system saw it when the connection was
-/// made.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub struct PeerCred {
-    /// The effective user.
-    pub uid: u32,
-    /// The effective group.
-    pub gid: u32,
-    /// The process, where the system tells.
-    pub pid: Option<i32>,
-}

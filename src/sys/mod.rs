@@ -48,6 +48,8 @@ mod polling;
 #[cfg(any(unix, windows))]
 use self::polling as backend;
 
+#[cfg(unix)]
+pub use self::backend::PeerCred;
 pub use self::backend::Socket;
 pub(crate) use self::backend::{
     clock, path_from_bytes, resolve, resolve_flags, Datagram, ForeignTimer, Listener, Notifier,

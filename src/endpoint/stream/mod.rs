@@ -29,6 +29,7 @@ use crate::error::invalid;
 use crate::net;
 use crate::runtime::queue::Local;
 use crate::runtime::task;
+use crate::sys::caps::{Family, SocketOption};
 use crate::sys::{Stream, StreamOps};
 
 /// Connections that may wait to be accepted where the user does not say how many: asyncio's number.
@@ -82,12 +83,12 @@ where
 
 /// The user's connected socket.
 fn adopt(sock: net::Socket) -> io::Result<Socket> {
-    let socket = Socket::new(Stream::from_socket(sock)?)?;
-    if let Socket::Tcp(tcp) = &socket {
+    let stream = Stream::from_socket(sock)?;
+    if stream.family() != Family::Unix {
         // As for all TCP connections; if it cannot be, it works without.
-        let _ = tcp.set_nodelay(true);
+        let _ = stream.set(SocketOption::NoDelay, 1);
     }
-    Ok(socket)
+    Socket::new(stream)
 }
 
 /// The options of [`connect_accepted_socket`]; all of them are about TLS.

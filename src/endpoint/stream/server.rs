@@ -21,7 +21,6 @@ use crate::error::{closed, context, copy, invalid};
 use crate::net::TcpListener;
 #[cfg(unix)]
 use crate::net::UnixListener;
-use crate::sys::caps::Family;
 use crate::sys::{Listener, ListenerOps, Stream};
 use crate::time::{sleep, Sleep};
 use crate::wake::WakerSlots;
@@ -49,7 +48,7 @@ pub enum ServerSocket {
 impl ServerSocket {
     pub(super) fn new(inner: Listener) -> io::Result<ServerSocket> {
         #[cfg(unix)]
-        if inner.family() == Family::Unix {
+        if inner.family() == crate::sys::caps::Family::Unix {
             let listener = UnixListener::from_inner(inner)?;
             return Ok(ServerSocket::Unix(Arc::new(listener)));
         }

@@ -15,7 +15,6 @@ use crate::error::{closed, invalid};
 use crate::net::TcpStream;
 #[cfg(unix)]
 use crate::net::UnixStream;
-use crate::sys::caps::Family;
 use crate::sys::{Stream, StreamOps};
 
 /// Bytes that callbacks may write before they are sent in between.
@@ -44,7 +43,7 @@ impl Socket {
     /// A socket of any family.
     pub(super) fn new(inner: Stream) -> io::Result<Socket> {
         #[cfg(unix)]
-        if inner.family() == Family::Unix {
+        if inner.family() == crate::sys::caps::Family::Unix {
             return Ok(Socket::Unix(Arc::new(UnixStream::from_inner(inner)?)));
         }
         Ok(Socket::Tcp(Arc::new(TcpStream::from_inner(inner)?)))
@@ -53,7 +52,7 @@ impl Socket {
     /// One that a listener has accepted.
     pub(super) fn accepted(inner: Stream, peer: Address) -> Socket {
         #[cfg(unix)]
-        if inner.family() == Family::Unix {
+        if inner.family() == crate::sys::caps::Family::Unix {
             return Socket::Unix(Arc::new(UnixStream::accepted(inner, peer)));
         }
         Socket::Tcp(Arc::new(TcpStream::accepted(inner, peer)))

@@ -11,7 +11,7 @@ use crate::endpoint::lifetime::{Close, Ending, Phase};
 use crate::endpoint::stream::driver::Kinded;
 use crate::endpoint::stream::protocol::StreamProtocol;
 use crate::endpoint::stream::shared::{Shared, Socket, State};
-use crate::error::{closed, invalid};
+use crate::error::closed;
 use crate::net::TcpStream;
 #[cfg(unix)]
 use crate::net::UnixStream;
@@ -230,7 +230,9 @@ impl Transport {
             Some(Socket::Tcp(socket)) => Ok(socket.clone()),
             None => Err(closed("the connection")),
             #[cfg(unix)]
-            Some(Socket::Unix(_)) => Err(invalid("a Unix connection has no TCP socket")),
+            Some(Socket::Unix(_)) => {
+                Err(crate::error::invalid("a Unix connection has no TCP socket"))
+            }
         }
     }
 
@@ -248,7 +250,9 @@ impl Transport {
         match &self.shared.lock().socket {
             Some(Socket::Unix(socket)) => Ok(socket.clone()),
             None => Err(closed("the connection")),
-            Some(Socket::Tcp(_)) => Err(invalid("a TCP connection has no Unix socket")),
+            Some(Socket::Tcp(_)) => {
+                Err(crate::error::invalid("a TCP connection has no Unix socket"))
+            }
         }
     }
 

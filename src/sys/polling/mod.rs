@@ -39,3 +39,5 @@ pub(crate) use self::reactor::Reactor;
 pub(crate) use self::resolve::{resolve, resolve_flags};
 pub use self::socket::Socket;
 pub(crate) use self::stream::Stream;
+#[cfg(unix)]
+pub use self::unix::PeerCred;

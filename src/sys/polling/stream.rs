@@ -52,6 +52,7 @@ impl Stream {
         socket2::SockRef::from(self.source.io())
     }
 
+    #[cfg(unix)]
     pub(super) fn source(&self) -> &Source {
         &self.source
     }

@@ -14,10 +14,22 @@ use rustix::net::{
 use super::source::Direction;
 use super::stream::Stream;
 use crate::error::invalid;
-use crate::sys::caps::PeerCred;
 
 /// Descriptors that Linux takes with one message (`SCM_MAX_FD`); other systems differ.
 const DESCRIPTORS: usize = 253;
+
+/// Who is at the other end of a Unix connection, as the system saw it when the connection was
+/// made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub struct PeerCred {
+    /// The effective user.
+    pub uid: u32,
+    /// The effective group.
+    pub gid: u32,
+    /// The process, where the system tells.
+    pub pid: Option<i32>,
+}
 
 impl Stream {
     /// Writes as much of `data` as goes at once, the descriptors with its first byte.

@@ -10,6 +10,7 @@ use crate::batch::{Meta, RecvBatch, Run, SendBatch, Slot};
 use crate::error::unsupported;
 use crate::sys::caps::{Caps, Family, SocketOption};
 use crate::sys::polling::address::{from_sock_addr, to_sock_addr};
+use crate::sys::polling::socket::as_uninit;
 
 /// Nothing is offloaded here.
 pub(in crate::sys::polling) struct Offload {
