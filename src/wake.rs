@@ -12,19 +12,23 @@ const OVERFLOW: usize = 32;
 #[derive(Debug, Default)]
 pub(crate) struct WakerSlots {
     first: Option<Waker>,
-    others: Vec<Waker>,
+    others: Option<Box<Others>>,
 }
+
+/// Behind a pointer: there are two slots for every socket, and hardly ever more than one waiter.
+#[derive(Debug, Default)]
+struct Others(Vec<Waker>);
 
 impl WakerSlots {
     pub(crate) const fn new() -> WakerSlots {
         WakerSlots {
             first: None,
-            others: Vec::new(),
+            others: None,
         }
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.first.is_none() && self.others.is_empty()
+        self.first.is_none() && self.others.is_none()
     }
 
     /// Remembers `waker`, once.
@@ -37,20 +41,23 @@ impl WakerSlots {
             Some(first) if first.will_wake(waker) => return,
             Some(_) => {}
         }
-        if self.others.iter().any(|other| other.will_wake(waker)) {
+        let Others(others) = &mut **self.others.get_or_insert_default();
+        if others.iter().any(|other| other.will_wake(waker)) {
             return;
         }
-        if self.others.len() >= OVERFLOW {
+        if others.len() >= OVERFLOW {
             // Those still waiting come back, the stale ones do not.
-            self.others.drain(..).for_each(Waker::wake);
+            others.drain(..).for_each(Waker::wake);
         }
-        self.others.push(waker.clone());
+        others.push(waker.clone());
     }
 
     /// Moves all wakers to `into`, to be woken where no lock is held.
     pub(crate) fn take(&mut self, into: &mut Vec<Waker>) {
         into.extend(self.first.take());
-        into.append(&mut self.others);
+        if let Some(mut others) = self.others.take() {
+            into.append(&mut others.0);
+        }
     }
 
     /// Wakes all.
@@ -58,7 +65,9 @@ impl WakerSlots {
         if let Some(first) = self.first.take() {
             first.wake();
         }
-        self.others.drain(..).for_each(Waker::wake);
+        if let Some(others) = self.others.take() {
+            others.0.into_iter().for_each(Waker::wake);
+        }
     }
 }
 
@@ -103,6 +112,8 @@ mod tests {
         for _ in 0..10 * OVERFLOW {
             slots.register(&counter().1);
         }
-        assert!(slots.others.len() <= OVERFLOW);
+        assert!(slots
+            .others
+            .is_some_and(|others| others.0.len() <= OVERFLOW));
     }
 }

@@ -20,41 +20,38 @@ mod with_async_io {
 
     use async_io::{Async, Timer};
 
-    use crate::sys::polling::source::{Direction, Readiness};
+    use crate::sys::polling::source::{Direction, Watched};
     use crate::sys::TimerOps;
 
     /// A socket registered with async-io's reactor.
     pub(in crate::sys::polling) struct Foreign {
-        io: Async<Arc<socket2::Socket>>,
+        io: Async<Arc<Watched>>,
         // async-io remembers one waker a direction: ours, which wakes all who wait.
         read: Waker,
         write: Waker,
     }
 
     struct WakeSide {
-        readiness: Arc<Readiness>,
+        watched: Arc<Watched>,
         direction: Direction,
     }
 
     impl Wake for WakeSide {
         fn wake(self: Arc<Self>) {
-            self.readiness.wake(self.direction);
+            self.watched.wake(self.direction);
         }
     }
 
     impl Foreign {
-        pub(in crate::sys::polling) fn new(
-            io: &Arc<socket2::Socket>,
-            readiness: &Arc<Readiness>,
-        ) -> io::Result<Foreign> {
+        pub(in crate::sys::polling) fn new(watched: &Arc<Watched>) -> io::Result<Foreign> {
             let waker = |direction| {
                 Waker::from(Arc::new(WakeSide {
-                    readiness: readiness.clone(),
+                    watched: watched.clone(),
                     direction,
                 }))
             };
             Ok(Foreign {
-                io: Async::new_nonblocking(io.clone())?,
+                io: Async::new_nonblocking(watched.clone())?,
                 read: waker(Direction::Read),
                 write: waker(Direction::Write),
             })
@@ -92,7 +89,7 @@ mod without {
     use std::task::{Context, Poll};
     use std::time::Instant;
 
-    use crate::sys::polling::source::{Direction, Readiness};
+    use crate::sys::polling::source::{Direction, Watched};
     use crate::sys::TimerOps;
 
     const NO_RUNTIME: &str = "no coracle runtime is running on this thread: use \
@@ -101,10 +98,7 @@ mod without {
     pub(in crate::sys::polling) enum Foreign {}
 
     impl Foreign {
-        pub(in crate::sys::polling) fn new(
-            _io: &Arc<socket2::Socket>,
-            _readiness: &Arc<Readiness>,
-        ) -> io::Result<Foreign> {
+        pub(in crate::sys::polling) fn new(_watched: &Arc<Watched>) -> io::Result<Foreign> {
             Err(io::Error::new(io::ErrorKind::Unsupported, NO_RUNTIME))
         }
 

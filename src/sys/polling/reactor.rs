@@ -10,7 +10,7 @@ use polling::{Event, PollMode, Poller};
 use slab::Slab;
 
 use super::kernel::wait::{Notifier, Wait, Wake};
-use super::source::{Readiness, Ready};
+use super::source::{Ready, Watched};
 use crate::sys::{clock, ReactorOps, Step};
 
 thread_local! {
@@ -32,15 +32,10 @@ pub(super) struct Registry {
 
 #[derive(Default)]
 struct Sources {
-    slab: Slab<Source>,
+    /// Holding them keeps the descriptors open while they are registered.
+    slab: Slab<Arc<Watched>>,
     /// The loop has ended: nothing registered here would ever be woken.
     ended: bool,
-}
-
-/// One registered socket. Holding it keeps the descriptor open while it is registered.
-struct Source {
-    io: Arc<socket2::Socket>,
-    readiness: Arc<Readiness>,
 }
 
 impl ReactorOps for Reactor {
@@ -102,19 +97,12 @@ impl Registry {
     }
 
     /// A key for a socket that will be registered under it; `None` once the loop has ended.
-    pub(super) fn insert(
-        &self,
-        io: &Arc<socket2::Socket>,
-        readiness: &Arc<Readiness>,
-    ) -> Option<usize> {
+    pub(super) fn insert(&self, watched: &Arc<Watched>) -> Option<usize> {
         let mut sources = self.sources();
         if sources.ended {
             return None;
         }
-        Some(sources.slab.insert(Source {
-            io: io.clone(),
-            readiness: readiness.clone(),
-        }))
+        Some(sources.slab.insert(watched.clone()))
     }
 
     /// Has the poller watch a socket that it does not know.
@@ -132,9 +120,9 @@ impl Registry {
             let mut sources = self.sources();
             let source = sources.slab.try_remove(key);
             if let Some(source) = &source {
-                if source.readiness.unregister(None) {
+                if source.unregister(None) {
                     // Fails only if it is not there any more, which is what is wanted.
-                    let _ = self.poller.delete(&*source.io);
+                    let _ = self.poller.delete(source.io());
                 }
             }
             source
@@ -157,9 +145,7 @@ impl Registry {
         {
             // Missing if it was removed after the kernel reported it.
             if let Some(source) = sources.slab.get(key) {
-                source
-                    .readiness
-                    .report(&self.poller, &source.io, key, readable, writable, wakers);
+                source.report(&self.poller, key, readable, writable, wakers);
             }
         }
     }
@@ -172,8 +158,8 @@ impl Registry {
             sources.ended = true;
             let ended = std::mem::take(&mut sources.slab);
             for (_, source) in &ended {
-                if source.readiness.unregister(Some(&mut wakers)) {
-                    let _ = self.poller.delete(&*source.io);
+                if source.unregister(Some(&mut wakers)) {
+                    let _ = self.poller.delete(source.io());
                 }
             }
             ended

@@ -32,8 +32,9 @@ pub(super) struct Ready {
     pub(super) writable: bool,
 }
 
-/// What is known of a socket's readiness; shared with the reactor that watches it.
-pub(super) struct Readiness {
+/// A socket and what is known of its readiness; shared with the reactor that watches it.
+pub(super) struct Watched {
+    io: socket2::Socket,
     /// Bits of the directions that were reported, or never tried, and not yet found to be over.
     ready: AtomicU8,
     state: Mutex<State>,
@@ -66,12 +67,27 @@ struct Side {
     wakers: WakerSlots,
 }
 
-impl Default for Readiness {
-    fn default() -> Readiness {
-        Readiness {
+impl Watched {
+    fn new(io: socket2::Socket) -> Watched {
+        Watched {
+            io,
             ready: AtomicU8::new(Direction::Read.bit() | Direction::Write.bit()),
             state: Mutex::default(),
         }
+    }
+}
+
+#[cfg(unix)]
+impl std::os::fd::AsFd for Watched {
+    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+        self.io.as_fd()
+    }
+}
+
+#[cfg(windows)]
+impl std::os::windows::io::AsSocket for Watched {
+    fn as_socket(&self) -> std::os::windows::io::BorrowedSocket<'_> {
+        self.io.as_socket()
     }
 }
 
@@ -104,7 +120,11 @@ impl State {
     }
 }
 
-impl Readiness {
+impl Watched {
+    pub(super) fn io(&self) -> &socket2::Socket {
+        &self.io
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -123,7 +143,6 @@ impl Readiness {
     pub(super) fn report(
         &self,
         poller: &Poller,
-        io: &socket2::Socket,
         key: usize,
         readable: bool,
         writable: bool,
@@ -148,11 +167,11 @@ impl Readiness {
         if after != before && state.registration == Registration::Watched {
             // A failure leaves it armed: more wake-ups, none lost.
             if after == (false, false) {
-                if poller.delete(io).is_ok() {
+                if poller.delete(&self.io).is_ok() {
                     state.registration = Registration::Idle;
                 }
             } else {
-                let _ = poller.modify_with_mode(io, state.event(key), PollMode::Level);
+                let _ = poller.modify_with_mode(&self.io, state.event(key), PollMode::Level);
             }
         }
     }
@@ -182,15 +201,14 @@ impl Readiness {
 /// A socket and who watches it for us.
 pub(super) struct Source {
     attachment: Mutex<Attachment>,
-    readiness: Arc<Readiness>,
-    io: Arc<socket2::Socket>,
+    watched: Arc<Watched>,
 }
 
 /// Decided when somebody first waits.
 enum Attachment {
     None,
     Reactor(Arc<Registry>, usize),
-    Foreign(Foreign),
+    Foreign(Box<Foreign>),
 }
 
 impl Source {
@@ -198,21 +216,23 @@ impl Source {
     pub(super) fn new(io: socket2::Socket) -> Source {
         Source {
             attachment: Mutex::new(Attachment::None),
-            readiness: Arc::default(),
-            io: Arc::new(io),
+            watched: Arc::new(Watched::new(io)),
         }
     }
 
     pub(super) fn io(&self) -> &socket2::Socket {
-        &self.io
+        self.watched.io()
     }
 
     /// Takes the socket back, off every reactor.
     pub(super) fn into_io(mut self) -> io::Result<socket2::Socket> {
         self.detach();
-        let io = self.io.clone();
+        let watched = self.watched.clone();
         drop(self);
-        Arc::try_unwrap(io).or_else(|shared| shared.try_clone())
+        match Arc::try_unwrap(watched) {
+            Ok(watched) => Ok(watched.io),
+            Err(shared) => shared.io.try_clone(),
+        }
     }
 
     fn detach(&mut self) {
@@ -256,12 +276,12 @@ impl Source {
         direction: Direction,
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<()>> {
-        if self.readiness.is_ready(direction) {
+        if self.watched.is_ready(direction) {
             return Poll::Ready(Ok(()));
         }
         {
-            let mut state = self.readiness.lock();
-            if self.readiness.is_ready(direction) {
+            let mut state = self.watched.lock();
+            if self.watched.is_ready(direction) {
                 return Poll::Ready(Ok(()));
             }
             let side = state.side(direction);
@@ -275,7 +295,7 @@ impl Source {
 
     /// Readiness is over: the next who wants it waits.
     pub(super) fn clear_ready(&self, direction: Direction) {
-        self.readiness
+        self.watched
             .ready
             .fetch_and(!direction.bit(), Ordering::AcqRel);
     }
@@ -304,12 +324,12 @@ impl Source {
                 }
                 Attachment::Foreign(foreign) => {
                     // First the waker, then the question: an event in between is not lost.
-                    let mut state = self.readiness.lock();
+                    let mut state = self.watched.lock();
                     state.side(direction).wakers.register(cx.waker());
                     drop(state);
                     let poll = foreign.poll_ready(direction);
                     if let Poll::Ready(Ok(())) = poll {
-                        self.readiness.set_ready(direction.bit());
+                        self.watched.set_ready(direction.bit());
                     }
                     return poll;
                 }
@@ -319,12 +339,13 @@ impl Source {
 
     fn attach(&self) -> io::Result<Attachment> {
         if let Some(registry) = Registry::current() {
-            if let Some(key) = registry.insert(&self.io, &self.readiness) {
-                self.readiness.lock().registration = Registration::Idle;
+            if let Some(key) = registry.insert(&self.watched) {
+                self.watched.lock().registration = Registration::Idle;
                 return Ok(Attachment::Reactor(registry, key));
             }
         }
-        Foreign::new(&self.io, &self.readiness).map(Attachment::Foreign)
+        let foreign = Foreign::new(&self.watched)?;
+        Ok(Attachment::Foreign(Box::new(foreign)))
     }
 
     /// False if the reactor no longer watches the socket.
@@ -335,7 +356,7 @@ impl Source {
         direction: Direction,
         cx: &mut Context<'_>,
     ) -> io::Result<bool> {
-        let mut state = self.readiness.lock();
+        let mut state = self.watched.lock();
         if state.registration == Registration::None {
             return Ok(false);
         }
@@ -347,9 +368,9 @@ impl Source {
             let result = match state.registration {
                 Registration::Watched => {
                     let poller = registry.poller();
-                    poller.modify_with_mode(&*self.io, event, PollMode::Level)
+                    poller.modify_with_mode(self.io(), event, PollMode::Level)
                 }
-                _ => registry.add(&self.io, event),
+                _ => registry.add(self.io(), event),
             };
             if let Err(error) = result {
                 state.side(direction).armed = false;

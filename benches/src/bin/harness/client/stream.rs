@@ -42,7 +42,7 @@ pub fn verify(server: &Running) -> io::Result<()> {
             return Err(wrong(len));
         }
     }
-    // More than the buffers of both sockets hold, so that the server has to wait as well.
+    // More than the buffers of both sockets hold, so that the server has to wait, or to queue.
     let sent = pattern(4 << 20);
     let mut reply = Vec::new();
     let (written, read) = thread::scope(|scope| {
