@@ -36,7 +36,7 @@ pub(super) fn equip(queue: &mut VecDeque<u8>) {
 /// Takes the memory of a queue that is empty.
 pub(super) fn strip(queue: &mut VecDeque<u8>) {
     let queue = std::mem::take(queue);
-    if queue.capacity() <= KEPT_QUEUE {
+    if (1..=KEPT_QUEUE).contains(&queue.capacity()) {
         let _ = QUEUE.try_with(|kept| kept.set(queue));
     }
 }

@@ -472,16 +472,21 @@ impl<F, S> ServerDriver<F, S> {
             return;
         };
         let socket = Socket::accepted(stream, peer);
-        let key = shared.lock().clients.insert(Weak::new());
-        let membership = Membership {
-            server: shared.clone(),
-            key,
+        let driver = {
+            let mut state = shared.lock();
+            // Under the lock, so that none slips in while another thread closes the server.
+            if state.phase == Phase::Closed {
+                drop(state);
+                return;
+            }
+            let membership = Membership {
+                server: shared.clone(),
+                key: state.clients.vacant_key(),
+            };
+            let (transport, _, driver) = establish(socket, protocol, Some(membership));
+            state.clients.insert(Arc::downgrade(&transport.shared));
+            driver
         };
-        let (transport, _, driver) = establish(socket, protocol, Some(membership));
-        if let Some(client) = shared.lock().clients.get_mut(key) {
-            *client = Arc::downgrade(&transport.shared);
-        }
-        drop(transport);
         (self.spawn)(driver);
     }
 }
