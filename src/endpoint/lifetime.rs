@@ -5,6 +5,7 @@ use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Waker};
 
+use crate::budget;
 use crate::error::copy;
 use crate::runtime::context;
 use crate::runtime::queue::Local;
@@ -137,6 +138,45 @@ impl Signals {
     pub(super) fn is_corked(&self) -> bool {
         self.corked.load(Ordering::Acquire)
     }
+}
+
+/// Rounds of a driver before other tasks have their turn.
+const ROUNDS: usize = 4;
+
+/// What one round of a driver has come to.
+pub(super) enum Round {
+    Progress,
+    Waiting,
+    Lost,
+}
+
+/// One poll of a driver.
+pub(super) fn rounds(
+    cx: &mut Context<'_>,
+    mut round: impl FnMut(&mut Context<'_>) -> Round,
+) -> Poll<()> {
+    for _ in 0..ROUNDS {
+        match round(cx) {
+            Round::Progress => {}
+            Round::Waiting => return Poll::Pending,
+            Round::Lost => return Poll::Ready(()),
+        }
+    }
+    budget::request_look();
+    cx.waker().wake_by_ref();
+    Poll::Pending
+}
+
+/// Remembers who polls; true if that is another than before.
+pub(super) fn remember(waker: &mut Option<Waker>, cx: &Context<'_>) -> bool {
+    if waker
+        .as_ref()
+        .is_some_and(|waker| waker.will_wake(cx.waker()))
+    {
+        return false;
+    }
+    *waker = Some(cx.waker().clone());
+    true
 }
 
 /// An endpoint that somebody may wait for the end of.

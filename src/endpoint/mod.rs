@@ -5,3 +5,4 @@ mod flow;
 pub(crate) mod handle;
 mod lifetime;
 pub(crate) mod stream;
+mod transport;

@@ -9,20 +9,16 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use crate::batch::{Lent, Meta};
-use crate::budget;
 use crate::endpoint::datagram::protocol::DatagramProtocol;
 use crate::endpoint::datagram::shared::Socket;
 use crate::endpoint::datagram::transport::DatagramTransport;
 use crate::endpoint::flow::Change;
 use crate::endpoint::handle::Cell;
-use crate::endpoint::lifetime::Phase;
+use crate::endpoint::lifetime::{remember, rounds, Phase, Round};
 use crate::net::Backoff;
 use crate::sys::caps::Family;
 use crate::sys::DatagramOps;
 use crate::time::{sleep, Sleep};
-
-/// Batches received in one go before other tasks have their turn.
-const ROUNDS: usize = 4;
 
 /// Receive errors in a row, with no waiting in between, after which there is a pause before the next: an error that the system
 /// repeats for ever must not take the processor.
@@ -58,13 +54,6 @@ pub struct DatagramDriver<P: DatagramProtocol> {
     backoff: Backoff,
     errors_in_a_row: usize,
     error_pause: Option<Sleep>,
-}
-
-/// What one round has come to.
-enum Round {
-    Progress,
-    Waiting,
-    Lost,
 }
 
 impl<P: DatagramProtocol> DatagramDriver<P> {
@@ -343,24 +332,10 @@ impl<P: DatagramProtocol> Future for DatagramDriver<P> {
         if self.phase == Phase::Lost {
             return Poll::Ready(());
         }
-        if !self
-            .waker
-            .as_ref()
-            .is_some_and(|waker| waker.will_wake(cx.waker()))
-        {
-            self.waker = Some(cx.waker().clone());
+        if remember(&mut self.waker, cx) {
             self.transport.shared.lock().life.driver = Some(cx.waker().clone());
         }
-        for _ in 0..ROUNDS {
-            match self.round(cx) {
-                Round::Progress => {}
-                Round::Waiting => return Poll::Pending,
-                Round::Lost => return Poll::Ready(()),
-            }
-        }
-        budget::request_look();
-        cx.waker().wake_by_ref();
-        Poll::Pending
+        rounds(cx, |cx| self.round(cx))
     }
 }
 

@@ -112,6 +112,14 @@ impl Shared {
         self.signals.call_driver(&state.life);
     }
 
+    /// `close` or `abort`.
+    pub(super) fn end(&self, phase: Phase) {
+        let mut state = self.lock();
+        if state.life.end(phase) {
+            self.call_driver(&state);
+        }
+    }
+
     /// From here to `uncork`, what is sent is queued.
     pub(super) fn cork(&self) {
         self.signals.set_corked(true);

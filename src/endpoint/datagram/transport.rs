@@ -8,6 +8,7 @@ use std::sync::Arc;
 use crate::address::Address;
 use crate::endpoint::datagram::shared::{Shared, Socket, State};
 use crate::endpoint::lifetime::{Close, Ending, Phase};
+use crate::endpoint::transport::transport_methods;
 use crate::error::closed;
 use crate::net::UdpSocket;
 #[cfg(unix)]
@@ -61,24 +62,12 @@ impl DatagramTransport {
     /// A receiver on a Unix socket that reads nothing holds this up for ever: pair it with
     /// [`timeout`](crate::time::timeout) and [`abort`](DatagramTransport::abort).
     pub fn close(&self) {
-        self.end(Phase::Closing);
+        self.shared.end(Phase::Closing);
     }
 
     /// Closes the endpoint and drops what is queued.
     pub fn abort(&self) {
-        self.end(Phase::Aborted);
-    }
-
-    fn end(&self, phase: Phase) {
-        let mut state = self.shared.lock();
-        if state.life.end(phase) {
-            self.shared.call_driver(&state);
-        }
-    }
-
-    /// Whether the endpoint is closing or closed.
-    pub fn is_closing(&self) -> bool {
-        self.shared.lock().life.phase != Phase::Open
+        self.shared.end(Phase::Aborted);
     }
 
     /// Waits until `connection_lost` has been called and the socket is closed.
@@ -91,38 +80,6 @@ impl DatagramTransport {
     /// Nothing is lost.
     pub async fn closed(&self) -> io::Result<()> {
         poll_fn(|cx| self.shared.poll_closed(cx)).await
-    }
-
-    /// Waits until `connection_made` has been called.
-    pub(super) async fn made(&self) -> io::Result<()> {
-        self.wait(|state| state.life.made()).await
-    }
-
-    /// Waits while the protocol is asked to pause writing.
-    ///
-    /// *asyncio equivalent*: `StreamWriter.drain`.
-    ///
-    /// # Errors
-    /// - `NotConnected`: the endpoint is closing.
-    ///
-    /// # Cancel safety
-    /// Nothing is lost.
-    pub async fn drain(&self) -> io::Result<()> {
-        self.wait(|state| match state.life.phase {
-            Phase::Open if state.flow.is_paused() => None,
-            Phase::Open => Some(Ok(())),
-            _ => Some(Err(closed("the datagram endpoint"))),
-        })
-        .await
-    }
-
-    async fn wait(&self, mut done: impl FnMut(&State) -> Option<io::Result<()>>) -> io::Result<()> {
-        poll_fn(|cx| {
-            let mut state = self.shared.lock();
-            let result = done(&state);
-            state.life.poll(cx, result)
-        })
-        .await
     }
 
     /// The address the endpoint is bound to: asked for while it is open, since the first send may
@@ -184,60 +141,11 @@ impl DatagramTransport {
         }
     }
 
-    /// Sets the sizes of the queue, in bytes and 8 more for every datagram, above which the
-    /// protocol is asked to pause writing, and down to which it is asked to resume.
-    ///
-    /// Unless set: high 64 KiB, low 16 KiB. One alone implies the other: low is a quarter of
-    /// high. The limits are advice, nothing is refused because of them.
-    ///
-    /// # Errors
-    /// - `InvalidInput`: high is below low.
-    pub fn set_write_buffer_limits(
-        &self,
-        high: Option<usize>,
-        low: Option<usize>,
-    ) -> io::Result<()> {
-        let mut state = self.shared.lock();
-        state.flow.set_limits(high, low)?;
-        if state.flow.has_change() {
-            self.shared.call_driver(&state);
-        }
-        Ok(())
-    }
-
-    /// The limits, (low, high).
-    pub fn write_buffer_limits(&self) -> (usize, usize) {
-        self.shared.lock().flow.limits()
-    }
-
-    /// The size of the queue: bytes and 8 more for every datagram. What the system has taken is
-    /// not counted.
-    pub fn write_buffer_size(&self) -> usize {
-        self.shared.lock().flow.size()
-    }
+    transport_methods!("the datagram endpoint");
 
     /// Stops receiving: datagrams wait in the system's buffer, which drops them when it is full.
     pub fn pause_reading(&self) {
         self.set_reading(false);
-    }
-
-    /// Goes on receiving.
-    pub fn resume_reading(&self) {
-        self.set_reading(true);
-    }
-
-    fn set_reading(&self, reading: bool) {
-        let mut state = self.shared.lock();
-        if state.reading != reading {
-            state.reading = reading;
-            self.shared.call_driver(&state);
-        }
-    }
-
-    /// Whether datagrams are being received: neither paused nor closing.
-    pub fn is_reading(&self) -> bool {
-        let state = self.shared.lock();
-        state.reading && state.life.phase == Phase::Open
     }
 
     /// How many datagrams were given up: sent while closing, or still queued at the end; and

@@ -8,18 +8,14 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
-use crate::budget;
 use crate::endpoint::flow::Change;
 use crate::endpoint::handle::Cell;
-use crate::endpoint::lifetime::Phase;
+use crate::endpoint::lifetime::{remember, rounds, Phase, Round};
 use crate::endpoint::stream::protocol::StreamProtocol;
 use crate::endpoint::stream::shared::Socket;
 use crate::endpoint::stream::transport::Transport;
 use crate::error::copy;
 use crate::sys::Stream;
-
-/// Reads in one go before other tasks have their turn.
-const ROUNDS: usize = 4;
 
 /// A protocol of any type and kind, as the driver calls it.
 pub(super) trait Connected {
@@ -116,13 +112,6 @@ pub struct ConnectionDriver<P: StreamProtocol<K>, K> {
     ended: bool,
     /// In a callback: if it is left by a panic, the driver is dropped like this.
     calling: bool,
-}
-
-/// What one round has come to.
-enum Round {
-    Progress,
-    Waiting,
-    Lost,
 }
 
 impl<P: StreamProtocol<K>, K> ConnectionDriver<P, K> {
@@ -272,24 +261,10 @@ impl<P: StreamProtocol<K>, K> Future for ConnectionDriver<P, K> {
         if self.phase == Phase::Lost {
             return Poll::Ready(());
         }
-        if !self
-            .waker
-            .as_ref()
-            .is_some_and(|waker| waker.will_wake(cx.waker()))
-        {
-            self.waker = Some(cx.waker().clone());
+        if remember(&mut self.waker, cx) {
             self.transport.shared.lock().life.driver = Some(cx.waker().clone());
         }
-        for _ in 0..ROUNDS {
-            match self.round(cx) {
-                Round::Progress => {}
-                Round::Waiting => return Poll::Pending,
-                Round::Lost => return Poll::Ready(()),
-            }
-        }
-        budget::request_look();
-        cx.waker().wake_by_ref();
-        Poll::Pending
+        rounds(cx, |cx| self.round(cx))
     }
 }
 

@@ -136,6 +136,7 @@ impl Shared {
         self.signals.call_driver(&state.life);
     }
 
+    /// `close` or `abort`.
     pub(super) fn end(&self, phase: Phase) {
         let mut state = self.lock();
         if state.life.end(phase) {

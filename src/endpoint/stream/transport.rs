@@ -11,6 +11,7 @@ use crate::endpoint::lifetime::{Close, Ending, Phase};
 use crate::endpoint::stream::driver::Kinded;
 use crate::endpoint::stream::protocol::StreamProtocol;
 use crate::endpoint::stream::shared::{Shared, Socket, State};
+use crate::endpoint::transport::transport_methods;
 use crate::error::closed;
 use crate::net::TcpStream;
 #[cfg(unix)]
@@ -98,11 +99,6 @@ impl Transport {
         self.shared.end(Phase::Aborted);
     }
 
-    /// Whether the connection is closing or closed.
-    pub fn is_closing(&self) -> bool {
-        self.shared.lock().life.phase != Phase::Open
-    }
-
     /// Waits until `connection_lost` has been called and the socket is closed.
     ///
     /// # Errors
@@ -115,38 +111,6 @@ impl Transport {
     /// Nothing is lost.
     pub async fn closed(&self) -> io::Result<()> {
         poll_fn(|cx| self.shared.poll_closed(cx)).await
-    }
-
-    /// Waits until `connection_made` has been called.
-    pub(super) async fn made(&self) -> io::Result<()> {
-        self.wait(|state| state.life.made()).await
-    }
-
-    /// Waits while the protocol is asked to pause writing.
-    ///
-    /// *asyncio equivalent*: `StreamWriter.drain`.
-    ///
-    /// # Errors
-    /// - `NotConnected`: the connection is closing.
-    ///
-    /// # Cancel safety
-    /// Nothing is lost.
-    pub async fn drain(&self) -> io::Result<()> {
-        self.wait(|state| match state.life.phase {
-            Phase::Open if state.flow.is_paused() => None,
-            Phase::Open => Some(Ok(())),
-            _ => Some(Err(closed("the connection"))),
-        })
-        .await
-    }
-
-    async fn wait(&self, mut done: impl FnMut(&State) -> Option<io::Result<()>>) -> io::Result<()> {
-        poll_fn(|cx| {
-            let mut state = self.shared.lock();
-            let result = done(&state);
-            state.life.poll(cx, result)
-        })
-        .await
     }
 
     /// Has another protocol called from now on, of either kind; `connection_made` is not called
@@ -256,60 +220,12 @@ impl Transport {
         }
     }
 
-    /// Sets the sizes of the queue in bytes above which the protocol is asked to pause writing,
-    /// and down to which it is asked to resume.
-    ///
-    /// Unless set: high 64 KiB, low 16 KiB. One alone implies the other: low is a quarter of
-    /// high. The limits are advice, nothing is refused because of them.
-    ///
-    /// # Errors
-    /// - `InvalidInput`: high is below low.
-    pub fn set_write_buffer_limits(
-        &self,
-        high: Option<usize>,
-        low: Option<usize>,
-    ) -> io::Result<()> {
-        let mut state = self.shared.lock();
-        state.flow.set_limits(high, low)?;
-        if state.flow.has_change() {
-            self.shared.call_driver(&state);
-        }
-        Ok(())
-    }
-
-    /// The limits, (low, high).
-    pub fn write_buffer_limits(&self) -> (usize, usize) {
-        self.shared.lock().flow.limits()
-    }
-
-    /// The size of the queue in bytes. What the system has taken is not counted.
-    pub fn write_buffer_size(&self) -> usize {
-        self.shared.lock().flow.size()
-    }
+    transport_methods!("the connection");
 
     /// Stops receiving: bytes wait in the system's buffers, and then the peer waits. Its end, and
     /// its disappearance, stay unseen meanwhile.
     pub fn pause_reading(&self) {
         self.set_reading(false);
-    }
-
-    /// Goes on receiving.
-    pub fn resume_reading(&self) {
-        self.set_reading(true);
-    }
-
-    fn set_reading(&self, reading: bool) {
-        let mut state = self.shared.lock();
-        if state.reading != reading {
-            state.reading = reading;
-            self.shared.call_driver(&state);
-        }
-    }
-
-    /// Whether bytes are being received: neither paused nor closing.
-    pub fn is_reading(&self) -> bool {
-        let state = self.shared.lock();
-        state.reading && state.life.phase == Phase::Open
     }
 
     /// How many bytes were given up: written while closing, or still queued at the end.

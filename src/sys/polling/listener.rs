@@ -8,7 +8,7 @@ use super::address::{family_of, from_sock_addr, to_sock_addr};
 use super::kernel;
 use super::options;
 use super::socket::Socket;
-use super::source::{Direction, Source};
+use super::source::{source_methods, Direction, Source};
 use super::stream::{new_socket, require_stream, Stream};
 use crate::address::Address;
 use crate::error::context;
@@ -54,25 +54,7 @@ impl Listener {
             })
     }
 
-    /// The user's own operation.
-    pub(crate) fn poll_with<T>(
-        &self,
-        writing: bool,
-        cx: &mut Context<'_>,
-        operation: &mut dyn FnMut(socket2::SockRef<'_>) -> io::Result<T>,
-    ) -> Poll<io::Result<T>> {
-        let direction = Direction::of_writing(writing);
-        self.source
-            .poll_io(direction, cx, || operation(self.as_socket2()))
-    }
-
-    pub(crate) fn as_socket2(&self) -> socket2::SockRef<'_> {
-        socket2::SockRef::from(self.source.io())
-    }
-
-    fn io(&self) -> &socket2::Socket {
-        self.source.io()
-    }
+    source_methods!();
 }
 
 fn open(config: &ListenerConfig) -> io::Result<Listener> {

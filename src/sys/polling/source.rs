@@ -92,13 +92,6 @@ impl std::os::windows::io::AsSocket for Watched {
 }
 
 impl Direction {
-    pub(super) fn of_writing(writing: bool) -> Direction {
-        match writing {
-            false => Direction::Read,
-            true => Direction::Write,
-        }
-    }
-
     fn bit(self) -> u8 {
         match self {
             Direction::Read => 1,
@@ -387,3 +380,33 @@ impl Drop for Source {
         self.detach();
     }
 }
+
+/// What every socket with a field `source` offers to the user's own operations.
+macro_rules! source_methods {
+    () => {
+        /// The user's own operation.
+        pub(crate) fn poll_with<T>(
+            &self,
+            writing: bool,
+            cx: &mut std::task::Context<'_>,
+            operation: &mut dyn FnMut(socket2::SockRef<'_>) -> io::Result<T>,
+        ) -> std::task::Poll<io::Result<T>> {
+            let direction = match writing {
+                false => Direction::Read,
+                true => Direction::Write,
+            };
+            self.source
+                .poll_io(direction, cx, || operation(self.as_socket2()))
+        }
+
+        pub(crate) fn as_socket2(&self) -> socket2::SockRef<'_> {
+            socket2::SockRef::from(self.source.io())
+        }
+
+        fn io(&self) -> &socket2::Socket {
+            self.source.io()
+        }
+    };
+}
+
+pub(super) use source_methods;

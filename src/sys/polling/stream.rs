@@ -12,7 +12,7 @@ use super::address::{domain, family_of, from_sock_addr, to_sock_addr};
 use super::kernel;
 use super::options;
 use super::socket::{as_uninit, Socket};
-use super::source::{Direction, Source};
+use super::source::{source_methods, Direction, Source};
 use crate::address::Address;
 use crate::error::{context, context_as, invalid};
 use crate::sys::caps::{Family, Keepalive, SocketOption, StreamConfig};
@@ -36,30 +36,12 @@ impl Stream {
         }
     }
 
-    /// The user's own operation.
-    pub(crate) fn poll_with<T>(
-        &self,
-        writing: bool,
-        cx: &mut Context<'_>,
-        operation: &mut dyn FnMut(socket2::SockRef<'_>) -> io::Result<T>,
-    ) -> Poll<io::Result<T>> {
-        let direction = Direction::of_writing(writing);
-        self.source
-            .poll_io(direction, cx, || operation(self.as_socket2()))
-    }
-
-    pub(crate) fn as_socket2(&self) -> socket2::SockRef<'_> {
-        socket2::SockRef::from(self.source.io())
-    }
-
     #[cfg(unix)]
     pub(super) fn source(&self) -> &Source {
         &self.source
     }
 
-    fn io(&self) -> &socket2::Socket {
-        self.source.io()
-    }
+    source_methods!();
 }
 
 /// The kinds of stream sockets are one type to the system.

@@ -1,0 +1,99 @@
+//! What transports of both kinds offer, written once.
+
+/// For a type with a field `shared`, whose state has `life`, `flow` and `reading`.
+macro_rules! transport_methods {
+    ($what:literal) => {
+        /// Whether it is closing or closed.
+        pub fn is_closing(&self) -> bool {
+            self.shared.lock().life.phase != Phase::Open
+        }
+
+        /// Waits until `connection_made` has been called.
+        pub(super) async fn made(&self) -> io::Result<()> {
+            self.wait(|state| state.life.made()).await
+        }
+
+        /// Waits while the protocol is asked to pause writing.
+        ///
+        /// *asyncio equivalent*: `StreamWriter.drain`.
+        ///
+        /// # Errors
+        /// - `NotConnected`: it is closing.
+        ///
+        /// # Cancel safety
+        /// Nothing is lost.
+        pub async fn drain(&self) -> io::Result<()> {
+            self.wait(|state| match state.life.phase {
+                Phase::Open if state.flow.is_paused() => None,
+                Phase::Open => Some(Ok(())),
+                _ => Some(Err(closed($what))),
+            })
+            .await
+        }
+
+        async fn wait(
+            &self,
+            mut done: impl FnMut(&State) -> Option<io::Result<()>>,
+        ) -> io::Result<()> {
+            poll_fn(|cx| {
+                let mut state = self.shared.lock();
+                let result = done(&state);
+                state.life.poll(cx, result)
+            })
+            .await
+        }
+
+        /// Sets the sizes of the queue above which the protocol is asked to pause writing, and
+        /// down to which it is asked to resume: in bytes, and 8 more for every datagram.
+        ///
+        /// Unless set: high 64 KiB, low 16 KiB. One alone implies the other: low is a quarter of
+        /// high. The limits are advice, nothing is refused because of them.
+        ///
+        /// # Errors
+        /// - `InvalidInput`: high is below low.
+        pub fn set_write_buffer_limits(
+            &self,
+            high: Option<usize>,
+            low: Option<usize>,
+        ) -> io::Result<()> {
+            let mut state = self.shared.lock();
+            state.flow.set_limits(high, low)?;
+            if state.flow.has_change() {
+                self.shared.call_driver(&state);
+            }
+            Ok(())
+        }
+
+        /// The limits, (low, high).
+        pub fn write_buffer_limits(&self) -> (usize, usize) {
+            self.shared.lock().flow.limits()
+        }
+
+        /// The size of the queue, counted like the limits. What the system has taken is not
+        /// counted.
+        pub fn write_buffer_size(&self) -> usize {
+            self.shared.lock().flow.size()
+        }
+
+        /// Goes on receiving.
+        pub fn resume_reading(&self) {
+            self.set_reading(true);
+        }
+
+        fn set_reading(&self, reading: bool) {
+            let mut state = self.shared.lock();
+            if state.reading != reading {
+                state.reading = reading;
+                self.shared.call_driver(&state);
+            }
+        }
+
+        /// Whether anything is being received: neither paused nor closing.
+        pub fn is_reading(&self) -> bool {
+            let state = self.shared.lock();
+            state.reading && state.life.phase == Phase::Open
+        }
+    };
+}
+
+pub(super) use transport_methods;
