@@ -1,13 +1,16 @@
-//! A minimal asynchronous runtime in the smol style, with asyncio's datagram endpoints.
+//! A minimal asynchronous runtime in the smol style, with asyncio's datagram endpoints and Unix
+//! connections.
 //!
 //! coracle is a small executor and a reactor on the `polling` crate. It has two faces over one set
 //! of sockets:
 //!
 //! - **Endpoints**, asyncio's face: callbacks on a protocol object, and a transport to send with.
-//!   [`create_datagram_endpoint`] works over IPv4, IPv6 and Unix datagrams. Datagrams are received
-//!   and sent in batches, and the bytes are lent to the callback: nothing is allocated for them.
-//! - **Sockets**, smol's face: [`net::UdpSocket`] and [`net::UnixDatagram`] with async methods on
-//!   `&self`, and batches too.
+//!   [`create_datagram_endpoint`] works over IPv4, IPv6 and Unix datagrams;
+//!   `create_unix_connection` and `create_unix_server` (Unix), [`create_connection`] and [`create_server`] over streams. What is received is lent to the
+//!   callback, datagrams in batches: nothing is allocated for it.
+//! - **Sockets**, smol's face: [`net::UdpSocket`], [`net::TcpStream`], [`net::TcpListener`] and
+//!   their Unix like, with async methods on `&self`; streams have `futures-io`'s traits, datagrams
+//!   batches.
 //!
 //! ```
 //! use coracle::{create_datagram_endpoint, on_datagram, DatagramOptions};
@@ -36,15 +39,16 @@
 //! # Other executors
 //! Sockets, timers and endpoints work on any executor: where no coracle runtime is running on the
 //! thread, they are driven by `async-io` (feature `async-io`, on by default).
-//! [`create_datagram_endpoint_with_driver`] leaves it to the caller to spawn the endpoint's driver.
+//! [`create_datagram_endpoint_with_driver`] and its like leave it to the caller to spawn the
+//! endpoint's driver.
 //!
 //! # Features
 //! - `async-io` (default): other executors, and conversions from and into `async_io::Async`.
 //!   Without it, sockets and timers work inside [`block_on`] only.
 //!
 //! # Platforms
-//! Linux is the home, where system calls are the budget: an echoed datagram costs three, a batch
-//! of them little more. macOS, the BSDs, illumos, Android and Windows go through `polling`, one
+//! Linux is the home, where system calls are the budget: an echoed datagram or message costs three,
+//! a batch of datagrams little more. macOS, the BSDs, illumos, Android and Windows go through `polling`, one
 //! datagram a call; what they lack gives `Unsupported`, and can be asked for with
 //! [`net::UdpSocket::caps`].
 #![deny(unsafe_code)]
