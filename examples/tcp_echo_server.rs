@@ -2,14 +2,32 @@
 //!
 //! `tcp_echo_server [ADDR]` (127.0.0.1:9999)
 
-use coracle::{create_server, on_data, TcpServerOptions};
+use std::io;
 
-fn main() -> std::io::Result<()> {
+use coracle::{create_server, Protocol, TcpServerOptions, Transport};
+
+struct Echo;
+
+impl Protocol for Echo {
+    fn data_received(&mut self, transport: &Transport, data: &[u8]) -> io::Result<()> {
+        transport.write(data)
+    }
+
+    // A client that reads nothing is not read from either, lest its echo fill the memory.
+    fn pause_writing(&mut self, transport: &Transport) {
+        transport.pause_reading();
+    }
+
+    fn resume_writing(&mut self, transport: &Transport) {
+        transport.resume_reading();
+    }
+}
+
+fn main() -> io::Result<()> {
     let addr = std::env::args().nth(1).unwrap_or("127.0.0.1:9999".into());
     coracle::block_on(async {
-        let echo = || on_data(|transport, data| transport.write(data));
         let options = TcpServerOptions::new().local_addr(addr).backlog(1024);
-        let server = create_server(echo, options).await?;
+        let server = create_server(|| Echo, options).await?;
         for addr in server.local_addrs() {
             println!("listening on {addr}");
         }
