@@ -140,9 +140,6 @@ impl Signals {
     }
 }
 
-/// Rounds of a driver before other tasks have their turn.
-const ROUNDS: usize = 4;
-
 /// What one round of a driver has come to.
 pub(super) enum Round {
     Progress,
@@ -150,12 +147,13 @@ pub(super) enum Round {
     Lost,
 }
 
-/// One poll of a driver.
+/// One poll of a driver: so many rounds at most before other tasks have their turn.
 pub(super) fn rounds(
+    limit: usize,
     cx: &mut Context<'_>,
     mut round: impl FnMut(&mut Context<'_>) -> Round,
 ) -> Poll<()> {
-    for _ in 0..ROUNDS {
+    for _ in 0..limit {
         match round(cx) {
             Round::Progress => {}
             Round::Waiting => return Poll::Pending,

@@ -20,6 +20,9 @@ use crate::sys::caps::Family;
 use crate::sys::DatagramOps;
 use crate::time::{sleep, Sleep};
 
+/// Batches received in one go before other tasks have their turn.
+const ROUNDS: usize = 4;
+
 /// Receive errors in a row, with no waiting in between, after which there is a pause before the next: an error that the system
 /// repeats for ever must not take the processor.
 const ERRORS_IN_A_ROW: usize = 16;
@@ -335,7 +338,7 @@ impl<P: DatagramProtocol> Future for DatagramDriver<P> {
         if remember(&mut self.waker, cx) {
             self.transport.shared.lock().life.driver = Some(cx.waker().clone());
         }
-        rounds(cx, |cx| self.round(cx))
+        rounds(ROUNDS, cx, |cx| self.round(cx))
     }
 }
 

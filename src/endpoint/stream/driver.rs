@@ -17,6 +17,9 @@ use crate::endpoint::stream::transport::Transport;
 use crate::error::copy;
 use crate::sys::Stream;
 
+/// Reads in one go before other tasks have their turn.
+const ROUNDS: usize = 8;
+
 /// A protocol of any type and kind, as the driver calls it.
 pub(super) trait Connected {
     fn made(&self, transport: &Transport);
@@ -211,12 +214,12 @@ impl<P: StreamProtocol<K>, K> ConnectionDriver<P, K> {
 
     /// Receives and delivers once; ready if there was something, the end and errors included.
     fn poll_receive(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        // A clone costs less than the compiler's knowledge that callbacks leave the socket alone.
-        let Some(socket) = self.socket.clone() else {
+        let Some(socket) = self.socket.take() else {
             return Poll::Pending;
         };
         let received =
             self.call(|protocol, transport| protocol.poll_receive(cx, socket.inner(), transport));
+        self.socket = Some(socket);
         let result = match received {
             Poll::Ready(Ok(0)) => self.receive_eof(),
             Poll::Ready(result) => result.map(drop),
@@ -264,7 +267,7 @@ impl<P: StreamProtocol<K>, K> Future for ConnectionDriver<P, K> {
         if remember(&mut self.waker, cx) {
             self.transport.shared.lock().life.driver = Some(cx.waker().clone());
         }
-        rounds(cx, |cx| self.round(cx))
+        rounds(ROUNDS, cx, |cx| self.round(cx))
     }
 }
 

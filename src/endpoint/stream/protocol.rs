@@ -245,6 +245,8 @@ pub(super) mod callbacks {
             stream: &Stream,
             transport: &Transport,
         ) -> Poll<io::Result<usize>> {
+            // Before the buffer is borrowed: most polls end here.
+            ready!(stream.poll_readable(cx))?;
             lent::with(|buf| {
                 let len = ready!(stream.poll_read(cx, &mut [IoSliceMut::new(buf)]))?;
                 if len > 0 {
