@@ -4,11 +4,9 @@ mod common;
 
 use std::io::{self, ErrorKind, IoSlice, IoSliceMut};
 use std::net::Shutdown;
-use std::pin::Pin;
-use std::sync::Arc;
 use std::time::Duration;
 
-use common::{block_on_within, raw_code, PATIENCE};
+use common::{block_on_within, raw_code};
 use coracle::net::{Keepalive, TcpListener, TcpStream};
 use coracle::{spawn, yield_now};
 use futures_lite::future::poll_once;
@@ -122,99 +120,6 @@ fn empty_slices_in_front_are_not_taken_for_the_end() {
 }
 
 #[test]
-fn what_would_wait_is_told_at_once() {
-    on_both!(|a, b| {
-        let mut buf = vec![0; 1 << 16];
-        assert_eq!(kind(b.try_read(&mut buf)), ErrorKind::WouldBlock);
-        let mut sent = 0;
-        let full = loop {
-            match a.try_write(&buf) {
-                Ok(written) => sent += written,
-                Err(error) => break error,
-            }
-        };
-        assert_eq!(full.kind(), ErrorKind::WouldBlock);
-        let a = Arc::new(a);
-        let writer = a.clone();
-        let writing = spawn(async move {
-            writer.writable().await.unwrap();
-            writer.write(b"one more").await.unwrap()
-        });
-        let mut received = 0;
-        while received < sent {
-            received += b.read(&mut buf).await.unwrap();
-        }
-        let more = writing.await;
-        while received < sent + more {
-            received += b.read(&mut buf).await.unwrap();
-        }
-        assert_eq!(received, sent + more);
-    });
-}
-
-#[test]
-fn a_writer_waits_for_its_reader() {
-    on_both!(|a, b| {
-        let data = pattern(8 << 20);
-        let expected = data.clone();
-        let writing = spawn(async move { a.write_all(&data).await });
-        let mut received = Vec::<u8>::new();
-        let mut buf = vec![0; 77_777];
-        loop {
-            match b.read(&mut buf).await.unwrap() {
-                0 => break,
-                len => received.extend(&buf[..len]),
-            }
-            yield_now().await;
-        }
-        writing.await.unwrap();
-        assert!(received == expected);
-    });
-}
-
-#[test]
-fn readiness_that_turns_out_wrong_is_waited_for() {
-    // Without waiting, the loop would not end, nor anything else have its turn.
-    let may_try = || {
-        let mut left = 100;
-        move || {
-            left -= 1;
-            assert!(left > 0, "it says ready again and again");
-        }
-    };
-    on_both!(|a, b| {
-        let mut buf = [0; 4];
-        for _ in 0..2 {
-            let mut count = may_try();
-            let mut reading = std::pin::pin!(async {
-                loop {
-                    count();
-                    b.readable().await.unwrap();
-                    match b.try_read(&mut buf) {
-                        Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-                        result => break result,
-                    }
-                }
-            });
-            assert!(poll_once(&mut reading).await.is_none());
-            // As much as fits: then it is not known whether there is more.
-            a.write_all(b"four").await.unwrap();
-            assert_eq!(reading.await.unwrap(), 4);
-        }
-        let mut count = may_try();
-        let data = vec![0; 1 << 16];
-        let writing = async {
-            loop {
-                count();
-                a.writable().await.unwrap();
-                while a.try_write(&data).is_ok() {}
-            }
-        };
-        assert!(poll_once(writing).await.is_none());
-    });
-}
-
-#[test]
 fn either_direction_can_be_shut_down() {
     on_both!(|a, b| {
         let mut buf = [0; 8];
@@ -230,22 +135,6 @@ fn either_direction_can_be_shut_down() {
         assert_eq!(a.read(&mut buf).await.unwrap(), 0);
         assert_eq!(kind(b.write(b"x").await), ErrorKind::BrokenPipe);
         assert_eq!(b.read(&mut buf).await.unwrap(), 0);
-    });
-}
-
-#[cfg(target_os = "linux")]
-#[test]
-fn shutting_down_the_reading_direction_ends_a_read_that_waits() {
-    on_both!(|a, b| {
-        let b = Arc::new(b);
-        let reader = b.clone();
-        let reading = spawn(async move { reader.read(&mut [0; 8]).await });
-        yield_now().await;
-        assert!(!reading.is_finished());
-        b.shutdown(Shutdown::Read).unwrap();
-        assert_eq!(reading.await.unwrap(), 0);
-        b.write_all(b"still").await.unwrap();
-        assert_eq!(a.read(&mut [0; 8]).await.unwrap(), 5);
     });
 }
 
@@ -372,67 +261,6 @@ fn halves_are_put_together_again_but_only_those_of_one_stream() {
 }
 
 #[test]
-fn several_tasks_read_one_stream() {
-    on_both!(|a, b| {
-        let b = Arc::new(b);
-        let received = std::rc::Rc::new(std::cell::RefCell::new(Vec::<u8>::new()));
-        let reader = |size: usize| {
-            let (b, received) = (b.clone(), received.clone());
-            spawn(async move {
-                let mut buf = vec![0; size];
-                loop {
-                    match b.read(&mut buf).await.unwrap() {
-                        0 => break,
-                        len => received.borrow_mut().extend(&buf[..len]),
-                    }
-                    yield_now().await;
-                }
-            })
-        };
-        let readers = [reader(7), reader(1000), reader(64)];
-        let data = pattern(100_000);
-        for chunk in data.chunks(997) {
-            a.write_all(chunk).await.unwrap();
-            yield_now().await;
-        }
-        drop(a);
-        for reader in readers {
-            reader.await;
-        }
-        assert!(*received.borrow() == data, "each byte once and in order");
-    });
-}
-
-#[test]
-fn any_number_of_tasks_may_wait_for_one_stream() {
-    on_both!(|a, b| {
-        let b = Arc::new(b);
-        let polls = std::rc::Rc::new(std::cell::Cell::new(0));
-        let reader = || {
-            let (b, polls) = (b.clone(), polls.clone());
-            spawn(std::future::poll_fn(move |cx| {
-                polls.set(polls.get() + 1);
-                aio::AsyncRead::poll_read(Pin::new(&mut &*b), cx, &mut [0])
-            }))
-        };
-        let readers: Vec<_> = (0..100).map(|_| reader()).collect();
-        for _ in 0..100 {
-            yield_now().await;
-        }
-        let before = polls.get();
-        for _ in 0..1_000 {
-            yield_now().await;
-        }
-        let spent = polls.get() - before;
-        assert!(spent < 1_000, "{spent} polls and nothing has happened");
-        a.write_all(&[0; 100]).await.unwrap();
-        for reader in readers {
-            assert_eq!(reader.await.unwrap(), 1);
-        }
-    });
-}
-
-#[test]
 fn operations_of_the_users_own_wait_like_the_others() {
     on_both!(|a, b| {
         let mut buf = [std::mem::MaybeUninit::uninit(); 8];
@@ -444,9 +272,339 @@ fn operations_of_the_users_own_wait_like_the_others() {
         let mut buf = [std::mem::MaybeUninit::uninit(); 8];
         let nothing = b.try_io(|socket| socket.recv(&mut buf));
         assert_eq!(kind(nothing), ErrorKind::WouldBlock);
+        a.write_all(b"to be readable").await.unwrap();
         let mine = b
             .read_with(|_| Err::<(), _>(io::Error::other("mine")))
             .await;
         assert_eq!(mine.unwrap_err().to_string(), "mine");
     });
+}
+
+#[test]
+fn a_reset_is_an_error_and_no_end() {
+    on_both!(|a, b| {
+        let mut buf = [0; 8];
+        assert!(poll_once(a.read(&mut buf)).await.is_none());
+        assert!(a.take_error().unwrap().is_none());
+        b.set_linger(Some(Duration::ZERO)).unwrap();
+        // Unread data does the same to a Unix connection.
+        a.write_all(b"unread").await.unwrap();
+        drop(b);
+        assert_eq!(kind(a.read(&mut buf).await), ErrorKind::ConnectionReset);
+        let error = loop {
+            if let Err(error) = a.write(b"anybody?").await {
+                break error.kind();
+            }
+        };
+        assert_eq!(error, ErrorKind::BrokenPipe);
+    });
+    block_on_within(async {
+        let (a, b) = tcp_pair().await;
+        b.set_linger(Some(Duration::ZERO)).unwrap();
+        drop(b);
+        let error = loop {
+            if let Some(error) = a.take_error().unwrap() {
+                break error;
+            }
+            yield_now().await;
+        };
+        assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+        assert!(a.take_error().unwrap().is_none(), "it was taken");
+    });
+}
+
+#[test]
+fn connections_are_made_over_both_families_and_by_name() {
+    block_on_within(async {
+        for local in ["127.0.0.1:0", "[::1]:0", "localhost:0"] {
+            let listener = TcpListener::bind(local).await.unwrap();
+            let addr = listener.local_addr().unwrap();
+            let client = match local {
+                "localhost:0" => {
+                    TcpStream::connect(("localhost", addr.as_ip().unwrap().port())).await
+                }
+                _ => TcpStream::connect(addr).await,
+            };
+            let client = client.unwrap();
+            let (server, from) = listener.accept().await.unwrap();
+            assert_eq!(from, client.local_addr().unwrap());
+            assert_eq!(server.peer_addr().unwrap(), from);
+            assert_eq!(client.peer_addr().unwrap(), addr);
+            assert_eq!(server.local_addr().unwrap(), addr);
+            for stream in [&client, &server] {
+                assert!(stream.nodelay().unwrap(), "small writes go out at once");
+            }
+            client.write_all(b"x").await.unwrap();
+            assert_eq!(server.read(&mut [0; 8]).await.unwrap(), 1);
+        }
+    });
+}
+
+// Elsewhere the system may forget a connection that is gone before it is accepted.
+#[cfg(target_os = "linux")]
+#[test]
+fn the_peer_of_an_accepted_connection_is_known_even_if_it_is_gone() {
+    block_on_within(async {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).await;
+        let client = client.unwrap();
+        let addr = client.local_addr().unwrap();
+        client.set_linger(Some(Duration::ZERO)).unwrap();
+        drop(client);
+        let (server, from) = listener.accept().await.unwrap();
+        assert_eq!((from, server.peer_addr().unwrap()), (addr, addr));
+        assert!(
+            server.try_io(|socket| socket.peer_addr()).is_err(),
+            "the system has forgotten"
+        );
+    });
+}
+
+// What the wildcard stands for as a destination is Linux' own.
+#[cfg(target_os = "linux")]
+#[test]
+fn the_peer_is_who_answered_not_what_was_asked_for() {
+    block_on_within(async {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        let port = addr.as_ip().unwrap().port();
+        let client = TcpStream::connect(("0.0.0.0", port)).await.unwrap();
+        assert_eq!(client.peer_addr().unwrap(), addr);
+    });
+}
+
+#[test]
+fn connections_are_accepted_one_by_one_and_as_a_stream() {
+    block_on_within(async {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        assert_eq!(kind(listener.try_accept()), ErrorKind::WouldBlock);
+        assert!(poll_once(listener.accept()).await.is_none());
+        let mut clients = Vec::new();
+        for _ in 0..40 {
+            let client = TcpStream::connect(addr).await.unwrap();
+            clients.push(client.local_addr().unwrap());
+            if clients.len() == 20 {
+                listener.readable().await.unwrap();
+                assert_eq!(listener.try_accept().unwrap().1, clients[0]);
+            }
+        }
+        let accepted = listener
+            .incoming()
+            .take(39)
+            .map(|stream| stream?.peer_addr());
+        let accepted: Vec<_> = accepted.try_collect().await.unwrap();
+        assert!(accepted == clients[1..]);
+        let mut left = 100;
+        let accepting = async {
+            loop {
+                left -= 1;
+                assert!(left > 0, "it says ready again and again");
+                listener.readable().await.unwrap();
+                if let Ok(accepted) = listener.try_accept() {
+                    break accepted;
+                }
+            }
+        };
+        assert!(poll_once(accepting).await.is_none());
+    });
+}
+
+#[test]
+fn errors_say_what_was_to_be_connected_or_bound() {
+    block_on_within(async {
+        // Taken, but nobody listens.
+        let taken = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None);
+        let taken = taken.unwrap();
+        taken
+            .bind(&std::net::SocketAddr::from(([127, 0, 0, 1], 0)).into())
+            .unwrap();
+        let addr = taken.local_addr().unwrap().as_socket().unwrap();
+        let error = TcpStream::connect(addr).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
+        assert!(raw_code(&error).is_some() && error.to_string().contains(&addr.to_string()));
+        let error = TcpStream::connect(("localhost", addr.port()))
+            .await
+            .unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
+        assert!(error.to_string().contains("localhost"), "{error}");
+
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        let error = TcpListener::bind(addr).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::AddrInUse);
+        assert!(error.to_string().contains(&addr.to_string()), "{error}");
+
+        // No label is so long: the resolver need not ask anybody.
+        let name = format!("{}.invalid:80", "x".repeat(70));
+        for (target, expected) in [
+            (&name[..], ErrorKind::NotFound),
+            ("/a/path", ErrorKind::InvalidInput),
+            ("localhost", ErrorKind::InvalidInput),
+        ] {
+            for error in [
+                TcpStream::connect(target).await.unwrap_err(),
+                TcpListener::bind(target).await.unwrap_err(),
+            ] {
+                assert_eq!(error.kind(), expected, "{error}");
+                let is_named = error.to_string().contains(target.trim_end_matches(":80"));
+                assert!(is_named || target == "/a/path", "{error}");
+            }
+        }
+    });
+}
+
+#[test]
+fn options_come_back_as_they_were_set() {
+    on_both!(|a, _b| {
+        assert_eq!(a.linger().unwrap(), None);
+        for linger in [Some(Duration::from_secs(3)), Some(Duration::ZERO), None] {
+            a.set_linger(linger).unwrap();
+            assert_eq!(a.linger().unwrap(), linger);
+        }
+        a.set_send_buffer_size(20_000).unwrap();
+        assert!(a.send_buffer_size().unwrap() >= 20_000);
+        a.set_recv_buffer_size(20_000).unwrap();
+        assert!(a.recv_buffer_size().unwrap() >= 20_000);
+    });
+    block_on_within(async {
+        let (a, _b) = tcp_pair().await;
+        for on in [false, true] {
+            a.set_nodelay(on).unwrap();
+            assert_eq!(a.nodelay().unwrap(), on);
+        }
+        a.set_ttl(17).unwrap();
+        assert_eq!(a.ttl().unwrap(), 17);
+        let error = a.set_ttl(256).unwrap_err();
+        assert!(error.to_string().contains("ttl = 256"), "{error}");
+        assert!(!a.keepalive().unwrap());
+        a.set_keepalive(Some(Keepalive::new())).unwrap();
+        assert!(a.keepalive().unwrap());
+        a.set_keepalive(None).unwrap();
+        assert!(!a.keepalive().unwrap());
+        let listener = TcpListener::bind("[::1]:0").await.unwrap();
+        let a = TcpStream::connect(listener.local_addr().unwrap()).await;
+        let a = a.unwrap();
+        a.set_ttl(17).unwrap();
+        assert_eq!(a.ttl().unwrap(), 17);
+    });
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn the_times_of_keepalive_reach_the_system() {
+    block_on_within(async {
+        let (a, _b) = tcp_pair().await;
+        let seconds = Duration::from_secs;
+        let times = Keepalive::new()
+            .time(seconds(61))
+            .interval(seconds(7))
+            .retries(5);
+        a.set_keepalive(Some(times)).unwrap();
+        // What is not given stays.
+        a.set_keepalive(Some(Keepalive::new().time(seconds(62))))
+            .unwrap();
+        let read_back = a.try_io(|socket| {
+            let (time, interval) = (
+                socket.tcp_keepalive_time()?,
+                socket.tcp_keepalive_interval()?,
+            );
+            Ok((
+                socket.keepalive()?,
+                time,
+                interval,
+                socket.tcp_keepalive_retries()?,
+            ))
+        });
+        assert_eq!(read_back.unwrap(), (true, seconds(62), seconds(7), 5));
+    });
+}
+
+#[test]
+fn what_is_accepted_by_a_listener_from_elsewhere_is_as_usual() {
+    block_on_within(async {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut listener = TcpListener::try_from(listener).unwrap();
+        for round in 0..3 {
+            assert!(poll_once(listener.accept()).await.is_none(), "not blocking");
+            let client = TcpStream::connect(listener.local_addr().unwrap()).await;
+            let (server, from) = listener.accept().await.unwrap();
+            assert_eq!(from, client.unwrap().local_addr().unwrap());
+            assert!(server.nodelay().unwrap(), "as for all that coracle accepts");
+            listener = match round {
+                0 => std::net::TcpListener::try_from(listener)
+                    .unwrap()
+                    .try_into()
+                    .unwrap(),
+                _ => socket2::Socket::try_from(listener)
+                    .unwrap()
+                    .try_into()
+                    .unwrap(),
+            };
+        }
+    });
+}
+
+#[test]
+fn streams_are_converted_both_ways_and_others_refused() {
+    block_on_within(async {
+        let (mut a, b) = tcp_pair().await;
+        let names = (a.local_addr().unwrap(), a.peer_addr().unwrap());
+        for round in 0..5 {
+            let mut buf = [0; 8];
+            assert!(poll_once(a.read(&mut buf)).await.is_none(), "not blocking");
+            b.write_all(b"to").await.unwrap();
+            assert_eq!(a.read(&mut buf).await.unwrap(), 2);
+            a.write_all(b"from").await.unwrap();
+            assert_eq!(b.read(&mut buf).await.unwrap(), 4);
+            assert_eq!((a.local_addr().unwrap(), a.peer_addr().unwrap()), names);
+            a = match round {
+                0 => coracle::net::Socket::try_from(a)
+                    .unwrap()
+                    .try_into()
+                    .unwrap(),
+                1 => socket2::Socket::try_from(a).unwrap().try_into().unwrap(),
+                #[cfg(unix)]
+                2 => std::os::fd::OwnedFd::try_from(a)
+                    .unwrap()
+                    .try_into()
+                    .unwrap(),
+                #[cfg(feature = "async-io")]
+                3 => {
+                    let a = async_io::Async::<std::net::TcpStream>::try_from(a).unwrap();
+                    aio::AsyncWriteExt::write_all(&mut &a, b"theirs")
+                        .await
+                        .unwrap();
+                    assert_eq!(b.read(&mut buf).await.unwrap(), 6);
+                    a.try_into().unwrap()
+                }
+                _ => {
+                    let a = std::net::TcpStream::try_from(a).unwrap();
+                    a.set_nonblocking(false).unwrap();
+                    a.try_into().unwrap()
+                }
+            };
+        }
+    });
+    let datagram = || socket2::Socket::from(common::std_udp());
+    for error in [
+        TcpStream::try_from(datagram()).unwrap_err(),
+        TcpListener::try_from(datagram()).unwrap_err(),
+    ] {
+        assert_eq!(error.kind(), ErrorKind::InvalidInput);
+        assert!(error.to_string().contains("datagram"), "{error}");
+    }
+    #[cfg(unix)]
+    {
+        let (unix, other) = std::os::unix::net::UnixStream::pair().unwrap();
+        for error in [
+            TcpStream::try_from(socket2::Socket::from(unix)).unwrap_err(),
+            TcpListener::try_from(socket2::Socket::from(other)).unwrap_err(),
+        ] {
+            assert_eq!(error.kind(), ErrorKind::InvalidInput);
+            assert!(error.to_string().contains("Unix"), "{error}");
+        }
+        let file = std::fs::File::open("/dev/null").unwrap();
+        assert!(TcpStream::try_from(std::os::fd::OwnedFd::from(file)).is_err());
+    }
 }

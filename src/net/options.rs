@@ -212,8 +212,8 @@ macro_rules! common_io {
 macro_rules! escape_hatch {
     () => {
         /// Does something of the user's own with the socket, for what coracle has no method for:
-        /// tries `operation` and, as long as it says `WouldBlock`, waits until the socket is
-        /// readable and tries again.
+        /// tries `operation` when the socket may be readable and, as long as it says
+        /// `WouldBlock`, waits until it is and tries again.
         ///
         /// # Errors
         /// What `operation` gives, but for `WouldBlock`.
@@ -241,7 +241,8 @@ macro_rules! escape_hatch {
             poll_fn(|cx| self.inner.poll_with(true, cx, &mut operation)).await
         }
 
-        /// Does something with the socket without waiting.
+        /// Does something with the socket without waiting. After `WouldBlock`,
+        /// [`readable`](Self::readable) and the like wait.
         ///
         /// # Errors
         /// What `operation` gives, `WouldBlock` included.
@@ -249,7 +250,7 @@ macro_rules! escape_hatch {
             &self,
             operation: impl FnOnce(socket2::SockRef<'_>) -> io::Result<T>,
         ) -> io::Result<T> {
-            operation(self.inner.as_socket2())
+            self.inner.try_with(operation)
         }
     };
 }

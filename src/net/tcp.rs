@@ -79,12 +79,12 @@ impl TcpStream {
             return Err(invalid("not an IP address"));
         }
         let inner = Stream::connect(config).await?;
-        let stream = TcpStream {
-            inner,
-            peer: config.connect.into(),
+        let peer = match config.connect.as_ip() {
+            // Whoever that is.
+            Some(addr) if addr.ip().is_unspecified() => Peer::Ask,
+            _ => config.connect.into(),
         };
-        stream.set_nodelay(true)?;
-        Ok(stream)
+        Ok(TcpStream { inner, peer })
     }
 
     stream_methods!();

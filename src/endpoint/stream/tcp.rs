@@ -429,9 +429,6 @@ impl TcpServerOptions {
         self.validate()?;
         if let Some(sock) = self.sock.take() {
             let listener = Listener::from_socket(sock)?;
-            if listener.family() != Family::Unix {
-                let _ = listener.set(SocketOption::NoDelay, 1);
-            }
             if self.keep_alive {
                 listener.set(SocketOption::KeepAlive, 1)?;
             }

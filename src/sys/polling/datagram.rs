@@ -199,7 +199,9 @@ impl DatagramOps for Datagram {
     fn try_recv(&self, buf: &mut [u8], peek: bool) -> io::Result<(usize, Meta)> {
         self.refuse_merged()?;
         let plain = self.plain.load(Ordering::Relaxed);
-        msg::recv(self.io(), self.family, buf, peek, plain)
+        self.source.try_io(Direction::Read, || {
+            msg::recv(self.io(), self.family, buf, peek, plain)
+        })
     }
 
     fn poll_recv(
@@ -224,7 +226,9 @@ impl DatagramOps for Datagram {
     fn try_recv_batch(&self, into: &mut RecvBatch) -> io::Result<usize> {
         let plain = self.plain.load(Ordering::Relaxed);
         let limit = usize::MAX;
-        msg::recv_batch(self.io(), self.family, into, limit, plain, &self.offload)
+        self.source.try_io(Direction::Read, || {
+            msg::recv_batch(self.io(), self.family, into, limit, plain, &self.offload)
+        })
     }
 
     fn poll_recv_batch(
@@ -258,7 +262,8 @@ impl DatagramOps for Datagram {
     }
 
     fn try_send(&self, data: &[u8], to: Option<&Address>) -> io::Result<()> {
-        msg::send(self.io(), data, to)
+        self.source
+            .try_io(Direction::Write, || msg::send(self.io(), data, to))
     }
 
     fn poll_send(
@@ -272,7 +277,9 @@ impl DatagramOps for Datagram {
     }
 
     fn try_send_batch(&self, from: &mut SendBatch) -> io::Result<usize> {
-        let sent = msg::send_batch(self.io(), self.family, from, &self.offload)?;
+        let sent = self.source.try_io(Direction::Write, || {
+            msg::send_batch(self.io(), self.family, from, &self.offload)
+        })?;
         from.advance(sent);
         Ok(sent)
     }
@@ -287,11 +294,11 @@ impl DatagramOps for Datagram {
     }
 
     fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.source.poll_ready(Direction::Read, cx)
+        self.source.poll_turn(Direction::Read, cx)
     }
 
     fn poll_writable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.source.poll_ready(Direction::Write, cx)
+        self.source.poll_turn(Direction::Write, cx)
     }
 
     fn writable_is_exact(&self) -> bool {

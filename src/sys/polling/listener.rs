@@ -104,6 +104,10 @@ impl ListenerOps for Listener {
         require_stream(&socket)?;
         let family = family_of(&socket)?;
         socket.set_nonblocking(true)?;
+        if family != Family::Unix {
+            // As in `open`; if it cannot be, it works without.
+            let _ = socket.set_tcp_nodelay(true);
+        }
         Ok(Listener::new(socket, family))
     }
 
@@ -117,7 +121,8 @@ impl ListenerOps for Listener {
 
     fn try_accept(&self) -> io::Result<(Stream, Address)> {
         loop {
-            match kernel::stream::accept(self.io()) {
+            let accept = || kernel::stream::accept(self.io());
+            match self.source.try_io(Direction::Read, accept) {
                 Ok((socket, addr)) => {
                     let addr = from_sock_addr(&addr)?;
                     return Ok((Stream::new(socket, self.family), addr));
@@ -148,7 +153,7 @@ impl ListenerOps for Listener {
     }
 
     fn poll_acceptable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.source.poll_ready(Direction::Read, cx)
+        self.source.poll_turn(Direction::Read, cx)
     }
 
     fn local_addr(&self) -> io::Result<Address> {

@@ -253,14 +253,39 @@ impl Source {
                 cx.waker().wake_by_ref();
                 return Poll::Pending;
             }
-            match operation() {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    self.clear_ready(direction);
-                }
+            match self.try_io(direction, &mut operation) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 result => return Poll::Ready(result),
             }
         }
+    }
+
+    /// Does `operation` now. If it says `WouldBlock`, readiness is over.
+    pub(super) fn try_io<T>(
+        &self,
+        direction: Direction,
+        operation: impl FnOnce() -> io::Result<T>,
+    ) -> io::Result<T> {
+        let result = operation();
+        if matches!(&result, Err(error) if error.kind() == io::ErrorKind::WouldBlock) {
+            self.clear_ready(direction);
+        }
+        result
+    }
+
+    /// As `poll_ready`, for those who do what follows by themselves, which counts.
+    pub(super) fn poll_turn(
+        &self,
+        direction: Direction,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<()>> {
+        ready!(self.poll_ready(direction, cx))?;
+        if budget::spend() {
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        Poll::Ready(Ok(()))
     }
 
     /// Ready if readiness was reported and not cleared since; waits for it otherwise.
@@ -399,7 +424,19 @@ macro_rules! source_methods {
                 .poll_io(direction, cx, || operation(self.as_socket2()))
         }
 
-        pub(crate) fn as_socket2(&self) -> socket2::SockRef<'_> {
+        /// The same without waiting.
+        pub(crate) fn try_with<T>(
+            &self,
+            operation: impl FnOnce(socket2::SockRef<'_>) -> io::Result<T>,
+        ) -> io::Result<T> {
+            // Which direction it is about is not known.
+            self.source.try_io(Direction::Read, || {
+                self.source
+                    .try_io(Direction::Write, || operation(self.as_socket2()))
+            })
+        }
+
+        fn as_socket2(&self) -> socket2::SockRef<'_> {
             socket2::SockRef::from(self.source.io())
         }
 

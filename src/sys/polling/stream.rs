@@ -123,10 +123,11 @@ impl StreamOps for Stream {
             }
             result => result,
         };
-        match result {
-            Ok(()) => Ok(stream),
-            Err(error) => Err(context(error, format_args!("connect {to}"))),
+        result.map_err(|error| context(error, format_args!("connect {to}")))?;
+        if family != Family::Unix {
+            stream.set(SocketOption::NoDelay, 1)?;
         }
+        Ok(stream)
     }
 
     fn from_socket(socket: Socket) -> io::Result<Stream> {
@@ -142,14 +143,18 @@ impl StreamOps for Stream {
     }
 
     fn try_read(&self, bufs: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
+        // Empty ones in front of a long list would look like the end.
+        let empty = bufs.iter().take_while(|buf| buf.is_empty()).count();
+        let bufs = &mut bufs[empty..];
         let room: usize = bufs.iter().map(|buf| buf.len()).sum();
-        let result = match bufs {
+        let result = self.source.try_io(Direction::Read, || match bufs {
+            [] => Ok(0),
             [one] => self.io().read(one),
             many => {
                 let count = many.len().min(SLICES);
                 self.io().read_vectored(&mut many[..count])
             }
-        };
+        });
         // What is less than asked for is all there was; if more came since, or the end, the kernel
         // says so.
         if matches!(&result, Ok(read) if (1..room).contains(read)) {
@@ -173,22 +178,18 @@ impl StreamOps for Stream {
     }
 
     fn try_write(&self, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
-        let result = match bufs {
+        let empty = bufs.iter().take_while(|buf| buf.is_empty()).count();
+        let bufs = &bufs[empty..];
+        let bufs = &bufs[..bufs.len().min(SLICES)];
+        let result = self.source.try_io(Direction::Write, || match bufs {
+            [] => Ok(0),
             [one] => self.io().send_with_flags(one, kernel::stream::NO_SIGNAL),
-            many => {
-                let count = many.len().min(SLICES);
-                self.io()
-                    .send_vectored_with_flags(&many[..count], kernel::stream::NO_SIGNAL)
-            }
-        };
-        let is_full = match &result {
-            Ok(written) => {
-                let offered = bufs.iter().take(SLICES).map(|buf| buf.len());
-                *written < offered.sum()
-            }
-            Err(error) => error.kind() == io::ErrorKind::WouldBlock,
-        };
-        if is_full {
+            many => self
+                .io()
+                .send_vectored_with_flags(many, kernel::stream::NO_SIGNAL),
+        });
+        let offered: usize = bufs.iter().map(|buf| buf.len()).sum();
+        if matches!(&result, Ok(written) if *written < offered) {
             self.source.clear_ready(Direction::Write);
         }
         result
@@ -204,11 +205,11 @@ impl StreamOps for Stream {
     }
 
     fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.source.poll_ready(Direction::Read, cx)
+        self.source.poll_turn(Direction::Read, cx)
     }
 
     fn poll_writable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.source.poll_ready(Direction::Write, cx)
+        self.source.poll_turn(Direction::Write, cx)
     }
 
     fn local_addr(&self) -> io::Result<Address> {
