@@ -212,8 +212,8 @@ macro_rules! common_io {
 macro_rules! escape_hatch {
     () => {
         /// Does something of the user's own with the socket, for what coracle has no method for:
-        /// tries `operation` when the socket may be readable and, as long as it says
-        /// `WouldBlock`, waits until it is and tries again.
+        /// tries `operation` and, as long as it says `WouldBlock`, waits until the socket is
+        /// readable and tries again.
         ///
         /// # Errors
         /// What `operation` gives, but for `WouldBlock`.
@@ -224,7 +224,8 @@ macro_rules! escape_hatch {
             &self,
             mut operation: impl FnMut(socket2::SockRef<'_>) -> io::Result<T>,
         ) -> io::Result<T> {
-            poll_fn(|cx| self.inner.poll_with(false, cx, &mut operation)).await
+            let mut tried = false;
+            poll_fn(|cx| self.inner.poll_with(false, &mut tried, cx, &mut operation)).await
         }
 
         /// As [`read_with`](Self::read_with), waiting until the socket is writable.
@@ -238,7 +239,8 @@ macro_rules! escape_hatch {
             &self,
             mut operation: impl FnMut(socket2::SockRef<'_>) -> io::Result<T>,
         ) -> io::Result<T> {
-            poll_fn(|cx| self.inner.poll_with(true, cx, &mut operation)).await
+            let mut tried = false;
+            poll_fn(|cx| self.inner.poll_with(true, &mut tried, cx, &mut operation)).await
         }
 
         /// Does something with the socket without waiting. After `WouldBlock`,

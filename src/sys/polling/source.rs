@@ -409,10 +409,11 @@ impl Drop for Source {
 /// What every socket with a field `source` offers to the user's own operations.
 macro_rules! source_methods {
     () => {
-        /// The user's own operation.
+        /// The user's own operation, which is `tried` before anything is waited for.
         pub(crate) fn poll_with<T>(
             &self,
             writing: bool,
+            tried: &mut bool,
             cx: &mut std::task::Context<'_>,
             operation: &mut dyn FnMut(socket2::SockRef<'_>) -> io::Result<T>,
         ) -> std::task::Poll<io::Result<T>> {
@@ -420,6 +421,14 @@ macro_rules! source_methods {
                 false => Direction::Read,
                 true => Direction::Write,
             };
+            if !std::mem::replace(tried, true) {
+                match operation(self.as_socket2()) {
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                        self.source.clear_ready(direction);
+                    }
+                    result => return std::task::Poll::Ready(result),
+                }
+            }
             self.source
                 .poll_io(direction, cx, || operation(self.as_socket2()))
         }

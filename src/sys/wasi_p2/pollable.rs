@@ -1,0 +1,204 @@
+//! What a task waits for: a pollable, kept from the first wait on, and the tasks that wait.
+
+use std::fmt;
+use std::future::poll_fn;
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{ready, Context, Poll, Waker};
+
+use wasip2::io::poll::Pollable;
+
+use super::reactor::Registry;
+use crate::budget;
+use crate::wake::WakerSlots;
+
+/// One event of one resource, such as that a stream has something to read.
+///
+/// Dropping it drops the pollable, which the host wants gone before the resource that it is of.
+pub(super) struct Interest(Arc<Slot>);
+
+/// Shared with the reactor while somebody waits.
+pub(super) struct Slot {
+    /// Found to be ready, or never tried, and not yet found to be over.
+    ready: AtomicBool,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    pollable: Option<Arc<Pollable>>,
+    wakers: WakerSlots,
+    /// The reactor has it among those it polls.
+    listed: bool,
+}
+
+impl Slot {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// For the reactor to poll; `None` if nobody waits any longer.
+    pub(super) fn pollable(&self) -> Option<Arc<Pollable>> {
+        let mut state = self.lock();
+        match (&state.pollable, state.wakers.is_empty()) {
+            (Some(pollable), false) => Some(pollable.clone()),
+            _ => {
+                state.listed = false;
+                None
+            }
+        }
+    }
+
+    /// It is off the reactor's list, since its event has come or the reactor has ended.
+    pub(super) fn unlist(&self, ready: bool, wakers: &mut Vec<Waker>) {
+        let mut state = self.lock();
+        state.listed = false;
+        if ready {
+            self.ready.store(true, Ordering::Relaxed);
+            state.wakers.take(wakers);
+        }
+    }
+}
+
+impl Interest {
+    pub(super) fn new() -> Interest {
+        Interest(Arc::new(Slot {
+            ready: AtomicBool::new(true),
+            state: Mutex::default(),
+        }))
+    }
+
+    /// In what is not ready before its pollable says so.
+    pub(super) fn of(pollable: Pollable) -> Interest {
+        let interest = Interest::new();
+        interest.clear();
+        interest.0.lock().pollable = Some(Arc::new(pollable));
+        interest
+    }
+
+    /// Does `operation` as soon as it does not say `WouldBlock`. It is not tried before the
+    /// pollable was found to be ready, but for the first time.
+    pub(super) fn poll_io<T>(
+        &self,
+        cx: &mut Context<'_>,
+        mut subscribe: impl FnMut() -> io::Result<Pollable>,
+        mut operation: impl FnMut() -> io::Result<T>,
+    ) -> Poll<io::Result<T>> {
+        loop {
+            ready!(self.poll_ready(cx, &mut subscribe))?;
+            if budget::spend() {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            match operation() {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.clear(),
+                result => return Poll::Ready(result),
+            }
+        }
+    }
+
+    /// Ready if it was found to be and that was not cleared since; waits for it otherwise.
+    pub(super) fn poll_ready(
+        &self,
+        cx: &mut Context<'_>,
+        subscribe: impl FnOnce() -> io::Result<Pollable>,
+    ) -> Poll<io::Result<()>> {
+        if self.0.ready.load(Ordering::Relaxed) {
+            return Poll::Ready(Ok(()));
+        }
+        let mut state = self.0.lock();
+        if state.pollable.is_none() {
+            state.pollable = Some(Arc::new(subscribe()?));
+        }
+        state.wakers.register(cx.waker());
+        if !state.listed {
+            Registry::list(&self.0)?;
+            state.listed = true;
+        }
+        Poll::Pending
+    }
+
+    /// It is over: the next who wants it waits.
+    pub(super) fn clear(&self) {
+        self.0.ready.store(false, Ordering::Relaxed);
+    }
+
+    /// Drops the pollable, since its stream goes; another is made when somebody waits again.
+    pub(super) fn unsubscribe(&self) {
+        let mut state = self.0.lock();
+        state.pollable = None;
+        self.0.ready.store(true, Ordering::Relaxed);
+        state.wakers.wake();
+    }
+
+    /// Takes the pollable back.
+    fn into_pollable(self) -> Option<Pollable> {
+        let pollable = self.0.lock().pollable.take();
+        pollable.and_then(Arc::into_inner)
+    }
+}
+
+impl Drop for Interest {
+    fn drop(&mut self) {
+        self.unsubscribe();
+    }
+}
+
+/// Waits until a pollable is ready.
+pub(super) async fn wait(pollable: Pollable) -> io::Result<()> {
+    let interest = Interest::of(pollable);
+    poll_fn(|cx| interest.poll_ready(cx, || Err(io::ErrorKind::Other.into()))).await
+}
+
+/// A pollable of the user's own, to be awaited beside the sockets: of an HTTP body, a key-value
+/// store, or whatever else the host offers.
+///
+/// Drop it before the resource that the pollable is of, as the host demands.
+///
+/// # Platforms
+/// WASI 0.2.
+///
+/// # Examples
+/// ```
+/// use coracle::wasi::AsyncPollable;
+///
+/// coracle::block_on(async {
+///     let timer = wasip2::clocks::monotonic_clock::subscribe_duration(1_000_000);
+///     AsyncPollable::new(timer).ready().await
+/// })
+/// # .unwrap();
+/// ```
+pub struct AsyncPollable(Interest);
+
+impl AsyncPollable {
+    /// Takes a pollable of the crate `wasip2`.
+    pub fn new(pollable: Pollable) -> AsyncPollable {
+        AsyncPollable(Interest::of(pollable))
+    }
+
+    /// Waits until the pollable is ready. It may turn out that what it is of is not.
+    ///
+    /// # Errors
+    /// - `Unsupported`: no coracle runtime is running.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost.
+    pub async fn ready(&self) -> io::Result<()> {
+        let result =
+            poll_fn(|cx| self.0.poll_ready(cx, || Err(io::ErrorKind::NotConnected.into()))).await;
+        self.0.clear();
+        result
+    }
+
+    /// Gives the pollable back; `None` if it is being waited for elsewhere.
+    pub fn into_inner(self) -> Option<Pollable> {
+        self.0.into_pollable()
+    }
+}
+
+impl fmt::Debug for AsyncPollable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AsyncPollable").finish_non_exhaustive()
+    }
+}

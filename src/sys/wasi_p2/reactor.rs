@@ -1,0 +1,171 @@
+//! The outer loop: steps the scheduler, then polls all that tasks wait for with one call.
+
+use std::cell::RefCell;
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Waker;
+use std::time::{Duration, Instant};
+
+use wasip2::clocks::monotonic_clock::subscribe_duration;
+use wasip2::io::poll::{poll, Pollable};
+
+use super::pollable::Slot;
+use crate::sys::{clock, NotifierOps, ReactorOps, Step};
+
+pub(super) const NO_RUNTIME: &str = "no coracle runtime is running: use coracle::block_on";
+
+thread_local! {
+    static CURRENT: RefCell<Option<Rc<Registry>>> = const { RefCell::new(None) };
+}
+
+/// The reactor of one `block_on`.
+pub(crate) struct Reactor {
+    registry: Rc<Registry>,
+}
+
+/// What tasks wait for.
+#[derive(Default)]
+pub(super) struct Registry {
+    waiting: RefCell<Vec<Arc<Slot>>>,
+    /// The pollable of the deadline that was waited for last: most turns wait for the same.
+    timer: RefCell<Option<(Instant, Pollable)>>,
+}
+
+/// Nothing can wake from outside: there is one thread, and it wakes before it waits.
+#[derive(Clone)]
+pub(crate) struct Notifier;
+
+impl NotifierOps for Notifier {
+    fn notify(&self) {}
+}
+
+/// How long a turn may wait.
+enum Patience {
+    None,
+    Until(Instant),
+    Forever,
+}
+
+impl ReactorOps for Reactor {
+    fn new() -> io::Result<Reactor> {
+        Ok(Reactor {
+            registry: Rc::default(),
+        })
+    }
+
+    fn notifier(&self) -> Notifier {
+        Notifier
+    }
+
+    fn drive(&self, step: &mut dyn FnMut() -> Step) -> io::Result<()> {
+        let _current = Current::enter(&self.registry);
+        let mut wakers = Vec::new();
+        loop {
+            let patience = match step() {
+                Step::Done => return Ok(()),
+                Step::Again => Patience::None,
+                Step::Idle { until: Some(until) } => Patience::Until(until),
+                Step::Idle { until: None } => Patience::Forever,
+            };
+            self.registry.turn(patience, &mut wakers)?;
+            wakers.drain(..).for_each(Waker::wake);
+        }
+    }
+}
+
+impl Drop for Reactor {
+    fn drop(&mut self) {
+        // Sockets may live on, and wait in another runtime.
+        for slot in self.registry.waiting.take() {
+            slot.unlist(false, &mut Vec::new());
+        }
+    }
+}
+
+impl Registry {
+    /// Has the running runtime poll what a task waits for.
+    pub(super) fn list(slot: &Arc<Slot>) -> io::Result<()> {
+        CURRENT.with_borrow(|current| match current {
+            Some(registry) => {
+                registry.waiting.borrow_mut().push(slot.clone());
+                Ok(())
+            }
+            None => Err(io::Error::new(io::ErrorKind::Unsupported, NO_RUNTIME)),
+        })
+    }
+
+    /// Polls everything once, and wakes whom it concerns.
+    fn turn(&self, patience: Patience, wakers: &mut Vec<Waker>) -> io::Result<()> {
+        let mut waiting = self.waiting.take();
+        let mut pollables = Vec::with_capacity(waiting.len());
+        waiting.retain(|slot| match slot.pollable() {
+            Some(pollable) => {
+                pollables.push(pollable);
+                true
+            }
+            None => false,
+        });
+        let mut timer = self.timer.borrow_mut();
+        let mut yielding = None;
+        let timer: Option<&Pollable> = match patience {
+            // The host runs what it has to, and says what is ready now.
+            Patience::None if !waiting.is_empty() => Some(yielding.insert(subscribe_duration(0))),
+            Patience::None => return Ok(()),
+            Patience::Until(until) => {
+                if timer.as_ref().is_none_or(|(before, _)| *before != until) {
+                    let left = until.saturating_duration_since(clock::now());
+                    *timer = Some((until, subscribe_duration(nanoseconds(left))));
+                }
+                timer.as_ref().map(|(_, pollable)| pollable)
+            }
+            Patience::Forever => None,
+        };
+        let mut list: Vec<&Pollable> = pollables.iter().map(|pollable| &**pollable).collect();
+        list.extend(timer);
+        if list.is_empty() {
+            return Err(io::Error::other(
+                "every task waits for another: nothing can ever wake one, since there is no \
+                 socket, timer or pollable that any of them waits for",
+            ));
+        }
+        let mut ready = vec![false; list.len()];
+        for index in poll(&list) {
+            if let Some(ready) = ready.get_mut(index as usize) {
+                *ready = true;
+            }
+        }
+        // Before tasks run, which may drop their streams.
+        drop((list, pollables));
+        let mut ready = ready.into_iter();
+        waiting.retain(|slot| {
+            let is_ready = ready.next().unwrap_or(false);
+            if is_ready {
+                slot.unlist(true, wakers);
+            }
+            !is_ready
+        });
+        *self.waiting.borrow_mut() = waiting;
+        Ok(())
+    }
+}
+
+/// A deadline beyond the clock's end is as good as none.
+fn nanoseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// Makes a registry the one that sockets polled now belong to.
+struct Current(Option<Rc<Registry>>);
+
+impl Current {
+    fn enter(registry: &Rc<Registry>) -> Current {
+        Current(CURRENT.replace(Some(registry.clone())))
+    }
+}
+
+impl Drop for Current {
+    fn drop(&mut self) {
+        CURRENT.set(self.0.take());
+    }
+}
