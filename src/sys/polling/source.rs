@@ -421,7 +421,12 @@ macro_rules! source_methods {
                 false => Direction::Read,
                 true => Direction::Write,
             };
-            if !std::mem::replace(tried, true) {
+            if !*tried {
+                if crate::budget::spend() {
+                    cx.waker().wake_by_ref();
+                    return std::task::Poll::Pending;
+                }
+                *tried = true;
                 match operation(self.as_socket2()) {
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                         self.source.clear_ready(direction);
