@@ -53,7 +53,7 @@ pub(crate) fn invalid(why: impl fmt::Display) -> io::Error {
 pub(crate) fn unsupported(option: impl fmt::Display) -> io::Error {
     io::Error::new(
         io::ErrorKind::Unsupported,
-        format!("{option} is not supported on this platform"),
+        format!("{option} is not supported on {}", crate::sys::PLATFORM),
     )
 }
 

@@ -63,6 +63,8 @@ mod runtime;
 mod sys;
 pub mod time;
 mod wake;
+#[cfg(target_os = "wasi")]
+pub mod wasi;
 
 pub use crate::address::{Address, UnixAddress};
 pub use crate::endpoint::datagram::driver::DatagramDriver;

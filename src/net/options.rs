@@ -209,6 +209,7 @@ macro_rules! common_io {
 }
 
 /// What may be done with the socket beyond coracle's own methods.
+#[cfg(any(unix, windows))]
 macro_rules! escape_hatch {
     () => {
         /// Does something of the user's own with the socket, for what coracle has no method for:
@@ -303,7 +304,7 @@ macro_rules! conversions {
 }
 
 /// Conversions from and into async-io's socket.
-#[cfg(feature = "async-io")]
+#[cfg(all(feature = "async-io", any(unix, windows)))]
 macro_rules! async_io_conversions {
     ($type:ident, $std:ty) => {
         impl TryFrom<async_io::Async<$std>> for $type {
@@ -326,9 +327,11 @@ macro_rules! async_io_conversions {
     };
 }
 
-#[cfg(feature = "async-io")]
+#[cfg(all(feature = "async-io", any(unix, windows)))]
 pub(crate) use async_io_conversions;
-pub(crate) use {common_io, common_methods, conversions, escape_hatch, socket_methods};
+#[cfg(any(unix, windows))]
+pub(crate) use escape_hatch;
+pub(crate) use {common_io, common_methods, conversions, socket_methods};
 
 /// Sizes larger than any buffer are the largest.
 pub(crate) fn clamp(size: usize) -> u32 {

@@ -12,7 +12,9 @@ use futures_io::{AsyncRead, AsyncWrite};
 
 use crate::address::Address;
 use crate::error::invalid;
-use crate::net::options::{conversions, escape_hatch};
+use crate::net::options::conversions;
+#[cfg(any(unix, windows))]
+use crate::net::options::escape_hatch;
 use crate::net::resolve::{first_success, resolve_target, Query};
 use crate::net::split::{split, OwnedReadHalf, OwnedWriteHalf, SplitStream};
 use crate::net::stream::{
@@ -166,7 +168,7 @@ conversions!(
     std::os::windows::io::OwnedSocket,
 );
 
-#[cfg(feature = "async-io")]
+#[cfg(all(feature = "async-io", any(unix, windows)))]
 crate::net::options::async_io_conversions!(TcpStream, std::net::TcpStream);
 
 /// A socket that accepts TCP connections.
@@ -234,5 +236,5 @@ conversions!(
     std::os::windows::io::OwnedSocket,
 );
 
-#[cfg(feature = "async-io")]
+#[cfg(all(feature = "async-io", any(unix, windows)))]
 crate::net::options::async_io_conversions!(TcpListener, std::net::TcpListener);

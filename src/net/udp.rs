@@ -9,7 +9,9 @@ use std::task::{Context, Poll};
 use crate::address::Address;
 use crate::batch::{Meta, RecvBatch, SendBatch};
 use crate::error::{context, invalid};
-use crate::net::options::{common_io, common_methods, conversions, escape_hatch};
+#[cfg(any(unix, windows))]
+use crate::net::options::escape_hatch;
+use crate::net::options::{common_io, common_methods, conversions};
 use crate::net::resolve::{first_success, resolve_target, Query};
 use crate::net::target::Target;
 use crate::sys::caps::{Caps, DatagramConfig, Family, Interface, Membership, SocketOption};
@@ -434,7 +436,7 @@ conversions!(
     std::os::windows::io::OwnedSocket,
 );
 
-#[cfg(feature = "async-io")]
+#[cfg(all(feature = "async-io", any(unix, windows)))]
 crate::net::options::async_io_conversions!(UdpSocket, std::net::UdpSocket);
 
 impl fmt::Debug for UdpSocket {

@@ -16,6 +16,7 @@
 //! | `resolve_flags` | | the numbers of `AI_*` |
 //! | `clock::now` | `std::time::Instant` | the clock that deadlines are measured by |
 //! | `path_from_bytes` | | how bytes become a path |
+//! | `PLATFORM` | | its name in errors |
 //!
 //! # Its rules
 //! 1. **The backend owns the outer loop.** The scheduler is a function it calls ([`Step`]), which
@@ -47,14 +48,20 @@ use crate::sys::caps::{
 mod polling;
 #[cfg(any(unix, windows))]
 use self::polling as backend;
+#[cfg(all(target_os = "wasi", target_env = "p2"))]
+mod wasi_p2;
+#[cfg(all(target_os = "wasi", target_env = "p2"))]
+use self::wasi_p2 as backend;
 
 #[cfg(unix)]
 pub use self::backend::PeerCred;
 pub use self::backend::Socket;
 pub(crate) use self::backend::{
     clock, path_from_bytes, resolve, resolve_flags, Datagram, ForeignTimer, Listener, Notifier,
-    Reactor, Stream,
+    Reactor, Stream, PLATFORM,
 };
+#[cfg(target_os = "wasi")]
+pub use self::backend::{stderr, stdin, stdout, AsyncPollable, Input, Output};
 
 /// What the scheduler tells the loop that steps it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

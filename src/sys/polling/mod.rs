@@ -30,6 +30,9 @@ mod kernel;
 #[path = "portable/mod.rs"]
 mod kernel;
 
+/// As errors name it.
+pub(crate) const PLATFORM: &str = std::env::consts::OS;
+
 pub(crate) use self::address::path_from_bytes;
 pub(crate) use self::datagram::Datagram;
 pub(crate) use self::foreign::ForeignTimer;

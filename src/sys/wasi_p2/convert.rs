@@ -155,6 +155,9 @@ mod tests {
         let denied = error(ErrorCode::AccessDenied);
         assert_eq!(denied.kind(), io::ErrorKind::PermissionDenied);
         assert_eq!(denied.to_string(), "access-denied");
-        assert_eq!(error(ErrorCode::WouldBlock).kind(), io::ErrorKind::WouldBlock);
+        assert_eq!(
+            error(ErrorCode::WouldBlock).kind(),
+            io::ErrorKind::WouldBlock
+        );
     }
 }

@@ -98,6 +98,20 @@ impl Interest {
         }
     }
 
+    /// As `poll_ready`, for those who do what follows by themselves, which counts.
+    pub(super) fn poll_turn(
+        &self,
+        cx: &mut Context<'_>,
+        subscribe: impl FnOnce() -> io::Result<Pollable>,
+    ) -> Poll<io::Result<()>> {
+        ready!(self.poll_ready(cx, subscribe))?;
+        if budget::spend() {
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        Poll::Ready(Ok(()))
+    }
+
     /// Ready if it was found to be and that was not cleared since; waits for it otherwise.
     pub(super) fn poll_ready(
         &self,
@@ -185,8 +199,11 @@ impl AsyncPollable {
     /// # Cancel safety
     /// Nothing is lost.
     pub async fn ready(&self) -> io::Result<()> {
-        let result =
-            poll_fn(|cx| self.0.poll_ready(cx, || Err(io::ErrorKind::NotConnected.into()))).await;
+        let result = poll_fn(|cx| {
+            self.0
+                .poll_ready(cx, || Err(io::ErrorKind::NotConnected.into()))
+        })
+        .await;
         self.0.clear();
         result
     }

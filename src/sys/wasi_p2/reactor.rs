@@ -136,7 +136,8 @@ impl Registry {
             }
         }
         // Before tasks run, which may drop their streams.
-        drop((list, pollables));
+        drop(list);
+        drop(pollables);
         let mut ready = ready.into_iter();
         waiting.retain(|slot| {
             let is_ready = ready.next().unwrap_or(false);

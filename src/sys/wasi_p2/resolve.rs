@@ -29,6 +29,8 @@ pub(crate) async fn resolve(lookup: Lookup) -> io::Result<Vec<SocketAddr>> {
 }
 
 async fn ask(lookup: &Lookup) -> io::Result<Vec<SocketAddr>> {
+    // The host's answer is one for all protocols.
+    let _ = (lookup.stream, lookup.protocol);
     let Ok(port) = lookup.service.parse::<u16>() else {
         return Err(unsupported(format_args!(
             "the name of a service ('{}')",

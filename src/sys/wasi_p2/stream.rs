@@ -1,0 +1,401 @@
+//! TCP connections.
+
+use std::collections::VecDeque;
+use std::io::{self, IoSlice, IoSliceMut};
+use std::net::Shutdown;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use wasip2::io::error::Error as StreamFailure;
+use wasip2::io::poll::Pollable;
+use wasip2::io::streams::{InputStream, OutputStream, StreamError};
+use wasip2::sockets::instance_network::instance_network;
+use wasip2::sockets::network::ErrorCode;
+use wasip2::sockets::tcp::{ShutdownType, TcpSocket};
+use wasip2::sockets::tcp_create_socket::create_tcp_socket;
+
+use super::convert::{creation_error, error, family_to_wasi, from_wasi, local, remote, to_wasi};
+use super::datagram::saturate;
+use super::pollable::{wait, Interest};
+use super::socket::Socket;
+use crate::address::Address;
+use crate::error::{context, unsupported};
+use crate::sys::caps::{Family, Keepalive, SocketOption, StreamConfig};
+use crate::sys::StreamOps;
+
+/// A TCP connection.
+pub(crate) struct Stream {
+    // In this order: the host wants pollables gone before their streams, and those before the
+    // socket.
+    read: Interest,
+    write: Interest,
+    inner: Mutex<Inner>,
+    family: Family,
+}
+
+struct Inner {
+    /// Looked at and not yet read.
+    peeked: VecDeque<u8>,
+    input: InputStream,
+    output: OutputStream,
+    /// The direction to the peer is still open.
+    writing: bool,
+    socket: TcpSocket,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        if self.writing {
+            // What the host has taken is sent before the end; without this it need not be.
+            let _ = self.socket.shutdown(ShutdownType::Send);
+        }
+    }
+}
+
+impl Inner {
+    /// Up to `max` bytes, of which there are some; none are the end.
+    fn read(&mut self, max: usize) -> io::Result<Vec<u8>> {
+        match self.input.read(max as u64) {
+            Ok(data) if data.is_empty() && max > 0 => Err(io::ErrorKind::WouldBlock.into()),
+            Ok(data) => Ok(data),
+            Err(StreamError::Closed) => Ok(Vec::new()),
+            Err(StreamError::LastOperationFailed(failure)) => Err(failed(&failure)),
+        }
+    }
+}
+
+/// What a stream of a socket has failed with: the host gives a text, and a code only where it was
+/// told to (`network-error-code` is unstable).
+fn failed(failure: &StreamFailure) -> io::Error {
+    use io::ErrorKind as Kind;
+    let text = failure.to_debug_string();
+    let known = [
+        ("reset", Kind::ConnectionReset),
+        ("roken pipe", Kind::BrokenPipe),
+        ("aborted", Kind::ConnectionAborted),
+        ("timed out", Kind::TimedOut),
+        ("unreachable", Kind::HostUnreachable),
+    ];
+    let kind = known.iter().find(|(word, _)| text.contains(word));
+    io::Error::new(kind.map_or(Kind::Other, |(_, kind)| *kind), text)
+}
+
+fn broken(stream_error: StreamError) -> io::Error {
+    match stream_error {
+        StreamError::Closed => io::ErrorKind::BrokenPipe.into(),
+        StreamError::LastOperationFailed(failure) => failed(&failure),
+    }
+}
+
+/// A socket that is neither bound nor connected.
+pub(super) fn new_socket(family: Family) -> io::Result<TcpSocket> {
+    create_tcp_socket(family_to_wasi(family)?).map_err(|code| creation_error(code, "TCP"))
+}
+
+pub(super) async fn bind(socket: &TcpSocket, addr: &Address, family: Family) -> io::Result<()> {
+    let to = local(addr, family)?;
+    let result = async {
+        socket
+            .start_bind(&instance_network(), to_wasi(to))
+            .map_err(error)?;
+        finish(socket, TcpSocket::finish_bind).await
+    };
+    result
+        .await
+        .map_err(|error| context(error, format_args!("bind {addr}")))
+}
+
+/// Waits until an operation that was started is done.
+pub(super) async fn finish<T>(
+    socket: &TcpSocket,
+    operation: impl Fn(&TcpSocket) -> Result<T, ErrorCode>,
+) -> io::Result<T> {
+    loop {
+        match operation(socket) {
+            Ok(value) => return Ok(value),
+            Err(ErrorCode::WouldBlock) => wait(socket.subscribe()).await?,
+            Err(code) => return Err(error(code)),
+        }
+    }
+}
+
+impl Stream {
+    pub(super) fn new(
+        socket: TcpSocket,
+        input: InputStream,
+        output: OutputStream,
+        family: Family,
+    ) -> Stream {
+        Stream {
+            read: Interest::new(),
+            write: Interest::new(),
+            inner: Mutex::new(Inner {
+                peeked: VecDeque::new(),
+                input,
+                output,
+                writing: true,
+                socket,
+            }),
+            family,
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn readable(&self) -> io::Result<Pollable> {
+        Ok(self.lock().input.subscribe())
+    }
+
+    fn writable(&self) -> io::Result<Pollable> {
+        Ok(self.lock().output.subscribe())
+    }
+
+    fn would_block<T>(&self, interest: &Interest) -> io::Result<T> {
+        interest.clear();
+        Err(io::ErrorKind::WouldBlock.into())
+    }
+}
+
+/// Copies bytes into buffers one after the other; they fit.
+fn scatter(mut data: &[u8], bufs: &mut [IoSliceMut<'_>]) {
+    for buf in bufs {
+        let len = buf.len().min(data.len());
+        let (now, rest) = data.split_at(len);
+        buf[..len].copy_from_slice(now);
+        data = rest;
+    }
+}
+
+impl StreamOps for Stream {
+    async fn connect(config: &StreamConfig) -> io::Result<Stream> {
+        let to = &config.connect;
+        let family = Family::of(to);
+        if config.protocol != 0 && config.protocol != 6 {
+            return Err(unsupported(format_args!("proto {}", config.protocol)));
+        }
+        let peer = remote(to, family)?;
+        let socket = new_socket(family)?;
+        let mut bound = Ok(());
+        for addr in &config.bind {
+            bound = bind(&socket, addr, family).await;
+            if bound.is_ok() {
+                break;
+            }
+        }
+        bound?;
+        let result = async {
+            socket
+                .start_connect(&instance_network(), to_wasi(peer))
+                .map_err(error)?;
+            finish(&socket, TcpSocket::finish_connect).await
+        };
+        let (input, output) = result
+            .await
+            .map_err(|error| context(error, format_args!("connect {to}")))?;
+        Ok(Stream::new(socket, input, output, family))
+    }
+
+    fn from_socket(socket: Socket) -> io::Result<Stream> {
+        socket.refuse()
+    }
+
+    fn into_socket(self) -> io::Result<Socket> {
+        Err(unsupported("taking a socket out of coracle"))
+    }
+
+    fn try_read(&self, bufs: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
+        let room: usize = bufs.iter().map(|buf| buf.len()).sum();
+        let mut inner = self.lock();
+        let data = match inner.peeked.is_empty() {
+            true => inner.read(room),
+            false => {
+                let len = room.min(inner.peeked.len());
+                Ok(inner.peeked.drain(..len).collect())
+            }
+        };
+        match data {
+            Ok(data) => {
+                scatter(&data, bufs);
+                // Less than asked for is all there was; the host says when there is more.
+                if (1..room).contains(&data.len()) {
+                    self.read.clear();
+                }
+                Ok(data.len())
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.would_block(&self.read),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn poll_read(
+        &self,
+        cx: &mut Context<'_>,
+        bufs: &mut [IoSliceMut<'_>],
+    ) -> Poll<io::Result<usize>> {
+        if !self.lock().peeked.is_empty() {
+            return Poll::Ready(self.try_read(bufs));
+        }
+        self.read
+            .poll_io(cx, || self.readable(), || self.try_read(bufs))
+    }
+
+    fn poll_peek(&self, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
+        let look = |buf: &mut [u8]| {
+            let mut inner = self.lock();
+            if inner.peeked.is_empty() {
+                let data = inner.read(buf.len())?;
+                inner.peeked.extend(data);
+            }
+            let len = buf.len().min(inner.peeked.len());
+            for (to, from) in buf.iter_mut().zip(&inner.peeked) {
+                *to = *from;
+            }
+            Ok(len)
+        };
+        if !self.lock().peeked.is_empty() {
+            return Poll::Ready(look(buf));
+        }
+        self.read.poll_io(cx, || self.readable(), || look(buf))
+    }
+
+    fn try_write(&self, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
+        let offered: usize = bufs.iter().map(|buf| buf.len()).sum();
+        let inner = self.lock();
+        if !inner.writing {
+            return Err(io::ErrorKind::BrokenPipe.into());
+        }
+        let permit = inner.output.check_write().map_err(broken)? as usize;
+        if offered == 0 {
+            return Ok(0);
+        }
+        if permit == 0 {
+            return self.would_block(&self.write);
+        }
+        // Small writes go together: nothing else keeps the system from waiting for more.
+        let mut gathered = Vec::new();
+        let data = match bufs {
+            [one] => &one[..one.len().min(permit)],
+            many => {
+                for buf in many {
+                    let room = permit - gathered.len();
+                    gathered.extend_from_slice(&buf[..buf.len().min(room)]);
+                }
+                &gathered[..]
+            }
+        };
+        inner.output.write(data).map_err(broken)?;
+        if data.len() < offered {
+            self.write.clear();
+        }
+        Ok(data.len())
+    }
+
+    fn poll_write(&self, cx: &mut Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        self.write
+            .poll_io(cx, || self.writable(), || self.try_write(bufs))
+    }
+
+    fn shutdown(&self, how: Shutdown) -> io::Result<()> {
+        let mut inner = self.lock();
+        let how = match how {
+            Shutdown::Read => ShutdownType::Receive,
+            Shutdown::Write => ShutdownType::Send,
+            Shutdown::Both => ShutdownType::Both,
+        };
+        if how != ShutdownType::Receive {
+            inner.writing = false;
+        }
+        inner.socket.shutdown(how).map_err(error)
+    }
+
+    fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if !self.lock().peeked.is_empty() {
+            return Poll::Ready(Ok(()));
+        }
+        self.read.poll_turn(cx, || self.readable())
+    }
+
+    fn poll_writable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.write.poll_turn(cx, || self.writable())
+    }
+
+    fn local_addr(&self) -> io::Result<Address> {
+        let addr = self.lock().socket.local_address().map_err(error)?;
+        Ok(from_wasi(addr).into())
+    }
+
+    fn peer_addr(&self) -> io::Result<Address> {
+        let addr = self.lock().socket.remote_address().map_err(error)?;
+        Ok(from_wasi(addr).into())
+    }
+
+    fn family(&self) -> Family {
+        self.family
+    }
+
+    fn get(&self, option: SocketOption) -> io::Result<u32> {
+        get(&self.lock().socket, option)
+    }
+
+    fn set(&self, option: SocketOption, value: u32) -> io::Result<()> {
+        set(&self.lock().socket, option, value)
+    }
+
+    fn linger(&self) -> io::Result<Option<Duration>> {
+        Err(unsupported("linger"))
+    }
+
+    fn set_linger(&self, _linger: Option<Duration>) -> io::Result<()> {
+        Err(unsupported("linger"))
+    }
+
+    fn set_keepalive(&self, keepalive: Keepalive) -> io::Result<()> {
+        let inner = self.lock();
+        let socket = &inner.socket;
+        let nanoseconds = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        let apply = || {
+            if let Some(time) = keepalive.time {
+                socket.set_keep_alive_idle_time(nanoseconds(time))?;
+            }
+            if let Some(interval) = keepalive.interval {
+                socket.set_keep_alive_interval(nanoseconds(interval))?;
+            }
+            if let Some(retries) = keepalive.retries {
+                socket.set_keep_alive_count(retries)?;
+            }
+            socket.set_keep_alive_enabled(true)
+        };
+        apply().map_err(|code| context(error(code), format_args!("{keepalive:?}")))
+    }
+
+    fn take_error(&self) -> io::Result<Option<io::Error>> {
+        // The next operation gives it.
+        Ok(None)
+    }
+}
+
+pub(super) fn get(socket: &TcpSocket, option: SocketOption) -> io::Result<u32> {
+    let value = match option {
+        SocketOption::Ttl => socket.hop_limit().map(u32::from),
+        SocketOption::RecvBufferSize => socket.receive_buffer_size().map(saturate),
+        SocketOption::SendBufferSize => socket.send_buffer_size().map(saturate),
+        SocketOption::KeepAlive => socket.keep_alive_enabled().map(u32::from),
+        other => return Err(unsupported(other)),
+    };
+    value.map_err(|code| context(error(code), option))
+}
+
+pub(super) fn set(socket: &TcpSocket, option: SocketOption, value: u32) -> io::Result<()> {
+    let result = match option {
+        // More than fits is refused by the host in the same way as 0.
+        SocketOption::Ttl => socket.set_hop_limit(u8::try_from(value).unwrap_or(0)),
+        SocketOption::RecvBufferSize => socket.set_receive_buffer_size(value.into()),
+        SocketOption::SendBufferSize => socket.set_send_buffer_size(value.into()),
+        SocketOption::KeepAlive => socket.set_keep_alive_enabled(value != 0),
+        other => return Err(unsupported(other)),
+    };
+    result.map_err(|code| context(error(code), format_args!("{option} = {value}")))
+}

@@ -1,0 +1,7 @@
+//! What WASI has beside sockets: standard input and output without blocking, and waiting for any
+//! pollable of the host's.
+//!
+//! # Platforms
+//! WASI 0.2.
+
+pub use crate::sys::{stderr, stdin, stdout, AsyncPollable, Input, Output};
