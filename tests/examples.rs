@@ -4,7 +4,7 @@
 #[path = "peers/process.rs"]
 mod process;
 
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 
 use process::{example, run, Process};
 
@@ -125,14 +125,11 @@ fn a_server_serves_many_clients_at_a_time() {
 
 #[test]
 fn tcp_clients_say_that_nobody_is_there() {
-    // Nobody else gets the port, and nobody listens at it.
-    let taken = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
-    let addr = taken.local_addr().unwrap();
-    let nobody = match TcpListener::bind(addr) {
-        Ok(listener) => listener.local_addr().unwrap(),
-        Err(_) => addr,
-    };
-    let addr = nobody.to_string();
+    // Bound, so that nobody else gets the port, but not listening.
+    let deaf = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    deaf.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into())
+        .unwrap();
+    let addr = deaf.local_addr().unwrap().as_socket().unwrap().to_string();
     assert_fails("tcp_echo_client", &[&addr, "hello"], 1, &addr);
 }
 

@@ -198,6 +198,23 @@ fn close_is_done_when_it_returns() {
 }
 
 #[test]
+fn a_socket_that_is_held_goes_on_listening() {
+    block_on_within(async {
+        let server = echoing(local()).await;
+        let (addr, held) = (ip(&server), server.sockets());
+        server.close();
+        let ServerSocket::Tcp(listener) = &held[0] else {
+            panic!("not TCP: {held:?}");
+        };
+        let waiting = StdTcpStream::connect(addr).unwrap();
+        let (_, from) = within(listener.accept()).await.unwrap();
+        assert_eq!(from, waiting.local_addr().unwrap().into());
+        drop(held);
+        assert!(refused(StdTcpStream::connect(addr)));
+    });
+}
+
+#[test]
 fn a_server_is_closed_from_another_thread() {
     block_on_within(async {
         for Served { server, addr, .. } in each_kind(true).await {
@@ -297,27 +314,48 @@ fn wait_closed_waits_for_the_server_and_for_its_connections() {
 }
 
 #[test]
-fn a_server_that_its_factory_closes_goes_on_with_that_connection() {
+fn a_server_may_be_closed_by_its_first_connection() {
     block_on_within(async {
         let slot: Arc<Mutex<Option<Server>>> = Arc::default();
-        let only_one = {
+        let close = {
             let slot = slot.clone();
             move || {
-                slot.lock().unwrap().take().unwrap().close();
-                Recorder::echoing(&Log::new())
+                if let Some(server) = slot.lock().unwrap().take() {
+                    server.close();
+                }
             }
         };
-        let server = create_server(only_one, local()).await.unwrap();
-        *slot.lock().unwrap() = Some(server.clone());
-        let waiting = spawn({
-            let server = server.clone();
-            async move { server.wait_closed().await }
-        });
-        let client = connect(server.local_addrs()[0]).await.unwrap();
-        works(&client).await;
-        assert!(!server.is_serving() && !waiting.is_finished());
-        client.0.close();
-        within(waiting).await;
+        for by_factory in [false, true] {
+            let log = Log::new();
+            let close = close.clone();
+            let factory = move || {
+                if by_factory {
+                    close();
+                }
+                let close = close.clone();
+                Recorder::reacting(&log, move |transport, event| match event {
+                    Event::Data(data) => transport.write(data),
+                    _ => {
+                        close();
+                        Ok(())
+                    }
+                })
+            };
+            let server = within(create_server(factory, local())).await.unwrap();
+            *slot.lock().unwrap() = Some(server.clone());
+            let (client, log) = connect(server.local_addrs()[0]).await.unwrap();
+            match by_factory {
+                // It was not accepted yet.
+                true => within(client.closed()).await.unwrap(),
+                false => {
+                    works(&(client.clone(), log)).await;
+                    assert!(poll_once(server.wait_closed()).await.is_none());
+                    client.close();
+                }
+            }
+            assert!(!server.is_serving());
+            within(server.wait_closed()).await;
+        }
     });
 }
 
@@ -577,6 +615,27 @@ async fn refusal(options: TcpServerOptions) -> io::Error {
         Ok(_) => panic!("was accepted: {text}"),
         Err(error) => error,
     }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn who_starts_second_at_the_same_address_is_told() {
+    block_on_within(async {
+        let first = echoing(local().start_serving(false)).await;
+        let addr = ip(&first);
+        let same = TcpServerOptions::new().local_addr(addr);
+        let second = echoing(same.start_serving(false)).await;
+        second.start_serving().await.unwrap();
+        for error in [first.start_serving().await, first.serve_forever().await] {
+            let error = error.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::AddrInUse);
+            assert!(error.to_string().contains(&addr.to_string()), "{error}");
+            assert!(!first.is_serving());
+        }
+        second.close();
+        first.start_serving().await.unwrap();
+        works(&connect(addr.into()).await.unwrap()).await;
+    });
 }
 
 #[cfg(target_os = "linux")]

@@ -1,18 +1,21 @@
-//! Tasks that wait for streams, and what becomes of it when they give up.
+//! Operations of streams and listeners that are given up half-way: nothing is lost, nothing is
+//! done twice, nothing is left open.
 
 mod common;
 
-use std::cell::{Cell, RefCell};
-use std::io::{self, ErrorKind};
+use std::future::{poll_fn, Future};
+use std::io::{self, ErrorKind, IoSlice, IoSliceMut};
 use std::pin::{pin, Pin};
+use std::process::Command;
 use std::rc::Rc;
-use std::sync::Arc;
+use std::task::Poll;
+use std::time::Instant;
 
-use common::{block_on_within, PATIENCE};
+use common::{block_on_within, in_process, settle, PATIENCE};
 use coracle::net::{TcpListener, TcpStream};
 use coracle::{spawn, yield_now};
 use futures_lite::future::poll_once;
-use futures_lite::io::AsyncRead;
+use futures_lite::{AsyncReadExt, AsyncWriteExt, StreamExt};
 
 async fn tcp_pair() -> (TcpStream, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -35,288 +38,432 @@ macro_rules! on_both {
     };
 }
 
+/// Polls a future so many times, with other tasks' turns in between, and drops it unless it has
+/// ended.
+async fn give_up_after<F: Future>(polls: usize, future: F) -> Option<F::Output> {
+    let mut future = pin!(future);
+    for _ in 0..polls {
+        if let Some(output) = poll_once(&mut future).await {
+            return Some(output);
+        }
+        yield_now().await;
+    }
+    None
+}
+
+/// The same, but each poll is one that the future was woken for. It is dropped at once after the
+/// last one or, if `late`, when what it waits for may have happened.
+async fn give_up_when_woken<F: Future>(polls: usize, late: bool, future: F) -> Option<F::Output> {
+    let mut future = pin!(future);
+    let mut polled = 0;
+    let output = poll_fn(|cx| {
+        if polled == polls {
+            return Poll::Ready(None);
+        }
+        polled += 1;
+        match future.as_mut().poll(cx) {
+            Poll::Ready(output) => Poll::Ready(Some(output)),
+            Poll::Pending if polled == polls => Poll::Ready(None),
+            Poll::Pending => Poll::Pending,
+        }
+    });
+    let output = output.await;
+    if output.is_none() && late {
+        settle().await;
+    }
+    output
+}
+
+/// How many descriptors this process has open, where it is easy to tell.
+fn descriptors() -> usize {
+    match cfg!(target_os = "linux") {
+        true => std::fs::read_dir("/proc/self/fd").unwrap().count(),
+        false => 0,
+    }
+}
+
+/// Lookups have descriptors of their own, on another thread and for a moment.
+async fn descriptors_come_down_to(count: usize) {
+    let give_up = Instant::now() + PATIENCE;
+    while descriptors() > count {
+        assert!(Instant::now() < give_up, "{} are open", descriptors());
+        yield_now().await;
+    }
+}
+
 /// Bytes that show where one is missing or out of its place.
 fn pattern(len: usize) -> Vec<u8> {
     (0..len).map(|i| (i % 251) as u8).collect()
 }
 
-fn kind<T: std::fmt::Debug>(result: io::Result<T>) -> ErrorKind {
-    result.unwrap_err().kind()
-}
-
 #[test]
-fn what_would_wait_is_told_at_once() {
+fn reads_that_are_given_up_lose_nothing() {
     on_both!(|a, b| {
-        let mut buf = vec![0; 1 << 16];
-        assert_eq!(kind(b.try_read(&mut buf)), ErrorKind::WouldBlock);
-        let mut sent = 0;
-        let full = loop {
-            match a.try_write(&buf) {
-                Ok(written) => sent += written,
-                Err(error) => break error,
-            }
-        };
-        assert_eq!(full.kind(), ErrorKind::WouldBlock);
-        let a = Arc::new(a);
-        let writer = a.clone();
+        let expected = pattern(300_000);
+        let data = expected.clone();
         let writing = spawn(async move {
-            writer.writable().await.unwrap();
-            writer.write(b"one more").await.unwrap()
-        });
-        let mut received = 0;
-        while received < sent {
-            received += b.read(&mut buf).await.unwrap();
-        }
-        let more = writing.await;
-        while received < sent + more {
-            received += b.read(&mut buf).await.unwrap();
-        }
-        assert_eq!(received, sent + more);
-    });
-}
-
-#[test]
-fn a_writer_waits_for_its_reader() {
-    on_both!(|a, b| {
-        let data = pattern(8 << 20);
-        let expected = data.clone();
-        let writing = spawn(async move { a.write_all(&data).await });
-        let mut received = Vec::<u8>::new();
-        let mut buf = vec![0; 77_777];
-        loop {
-            match b.read(&mut buf).await.unwrap() {
-                0 => break,
-                len => received.extend(&buf[..len]),
-            }
-            yield_now().await;
-        }
-        writing.await.unwrap();
-        assert!(received == expected);
-    });
-}
-
-#[test]
-fn readiness_that_turns_out_wrong_is_waited_for() {
-    // Without waiting, the loop would not end, nor anything else have its turn.
-    let may_try = || {
-        let mut left = 100;
-        move || {
-            left -= 1;
-            assert!(left > 0, "it says ready again and again");
-        }
-    };
-    on_both!(|a, b| {
-        let mut buf = [0; 4];
-        for _ in 0..2 {
-            let mut count = may_try();
-            let mut reading = pin!(async {
-                loop {
-                    count();
-                    b.readable().await.unwrap();
-                    match b.try_read(&mut buf) {
-                        Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-                        result => break result,
-                    }
+            for (i, chunk) in data.chunks(251).enumerate() {
+                for _ in 0..i % 5 {
+                    yield_now().await;
                 }
-            });
-            assert!(poll_once(&mut reading).await.is_none());
-            // As much as fits: then it is not known whether there is more.
-            a.write_all(b"four").await.unwrap();
-            assert_eq!(reading.await.unwrap(), 4);
-        }
-        let mut count = may_try();
-        let data = vec![0; 1 << 16];
-        let writing = async {
-            loop {
-                count();
-                a.writable().await.unwrap();
-                while a.try_write(&data).is_ok() {}
+                a.write_all(chunk).await.unwrap();
             }
-        };
-        assert!(poll_once(writing).await.is_none());
+        });
+        let (mut received, mut given_up) = (Vec::<u8>::new(), 0);
+        for round in 0.. {
+            let (way, polls) = (round % 6, round / 6 % 4);
+            let mut buf = [0; 350];
+            let result = match way {
+                0 => give_up_after(polls, b.read(&mut buf)).await,
+                1 => {
+                    let (front, back) = buf.split_at_mut(100);
+                    let mut both = [IoSliceMut::new(front), IoSliceMut::new(back)];
+                    give_up_after(polls, b.read_vectored(&mut both)).await
+                }
+                2 => give_up_after(polls, AsyncReadExt::read(&mut &b, &mut buf)).await,
+                3 => {
+                    let reading = b.read_with(|socket| io::Read::read(&mut &*socket, &mut buf));
+                    give_up_after(polls, reading).await
+                }
+                4 => give_up_after(polls, b.peek(&mut buf)).await,
+                _ => {
+                    let ready = give_up_after(polls, b.readable()).await;
+                    ready.map(|ready| ready.and_then(|()| b.try_read(&mut buf)))
+                }
+            };
+            match result {
+                Some(Ok(0)) => break,
+                Some(Ok(len)) if way == 4 => {
+                    // It stays to be read.
+                    assert_eq!(buf[..len], expected[received.len()..][..len]);
+                }
+                Some(Ok(len)) => received.extend(&buf[..len]),
+                Some(Err(error)) => assert_eq!(error.kind(), ErrorKind::WouldBlock),
+                None if polls > 0 => given_up += 1,
+                None => {}
+            }
+        }
+        writing.await;
+        assert!(received == expected, "each byte once and in order");
+        assert!(given_up > 100, "{given_up}");
     });
 }
 
-#[cfg(target_os = "linux")]
 #[test]
-fn shutting_down_the_reading_direction_ends_a_read_that_waits() {
+fn writes_that_are_given_up_have_written_nothing() {
     on_both!(|a, b| {
-        let b = Arc::new(b);
-        let reader = b.clone();
-        let reading = spawn(async move { reader.read(&mut [0; 8]).await });
-        yield_now().await;
-        assert!(!reading.is_finished());
-        b.shutdown(std::net::Shutdown::Read).unwrap();
-        assert_eq!(reading.await.unwrap(), 0);
-        b.write_all(b"still").await.unwrap();
-        assert_eq!(a.read(&mut [0; 8]).await.unwrap(), 5);
+        let reading = spawn(async move {
+            let mut received = Vec::<u8>::new();
+            let mut buf = vec![0; 5_000];
+            loop {
+                match b.read(&mut buf).await.unwrap() {
+                    0 => break received,
+                    len => received.extend(&buf[..len]),
+                }
+                for _ in 0..received.len() % 3 {
+                    yield_now().await;
+                }
+            }
+        });
+        let (mut written, mut given_up) = (Vec::<u8>::new(), 0);
+        // Until there is no room.
+        while let Ok(len) = a.try_write(&[0; 1 << 16]) {
+            written.resize(written.len() + len, 0);
+        }
+        for round in 0..3_000 {
+            let (way, polls) = (round % 5, round / 5 % 4);
+            // None is like the one before.
+            let data = vec![(round % 251) as u8; 1_000 + round];
+            let result = match way {
+                0 => give_up_after(polls, a.write(&data)).await,
+                1 => {
+                    let (front, back) = data.split_at(round % 1_000);
+                    let both = [IoSlice::new(front), IoSlice::new(back)];
+                    give_up_after(polls, a.write_vectored(&both)).await
+                }
+                2 => give_up_after(polls, AsyncWriteExt::write(&mut &a, &data)).await,
+                3 => {
+                    let writing = a.write_with(|socket| io::Write::write(&mut &*socket, &data));
+                    give_up_after(polls, writing).await
+                }
+                _ => {
+                    let ready = give_up_after(polls, a.writable()).await;
+                    ready.map(|ready| ready.and_then(|()| a.try_write(&data)))
+                }
+            };
+            match result {
+                Some(Ok(len)) => written.extend(&data[..len]),
+                Some(Err(error)) => assert_eq!(error.kind(), ErrorKind::WouldBlock),
+                None if polls > 0 => given_up += 1,
+                None => {}
+            }
+        }
+        drop(a);
+        assert!(
+            reading.await == written,
+            "no more and no less than was told"
+        );
+        assert!(given_up > 100, "{given_up}");
     });
 }
 
 #[test]
-fn several_tasks_read_one_stream() {
+fn a_write_of_all_that_is_given_up_has_written_from_the_front() {
+    // More than the system takes.
+    let data = pattern(251).repeat(200_000);
+    for polls in 0..6 {
+        on_both!(|a, b| {
+            let (mut received, mut buf) = (Vec::<u8>::new(), vec![0; 30_000]);
+            {
+                let mut writing = pin!(a.write_all(&data));
+                for _ in 0..polls {
+                    assert!(poll_once(&mut writing).await.is_none());
+                    // Makes room for a part.
+                    let len = b.read(&mut buf).await.unwrap();
+                    received.extend(&buf[..len]);
+                }
+            }
+            drop(a);
+            b.into_split().0.read_to_end(&mut received).await.unwrap();
+            assert_eq!(received.is_empty(), polls == 0);
+            assert!(data.starts_with(&received));
+        });
+    }
+}
+
+#[test]
+fn who_gives_up_does_not_take_anothers_turn() {
     on_both!(|a, b| {
-        let b = Arc::new(b);
-        let received = Rc::new(RefCell::new(Vec::<u8>::new()));
-        let reader = |size: usize| {
-            let (b, received) = (b.clone(), received.clone());
+        let (a, b) = (Rc::new(a), Rc::new(b));
+        // Patient or so fickle.
+        let reader = |polls: Option<usize>| {
+            let b = b.clone();
             spawn(async move {
-                let mut buf = vec![0; size];
+                let (mut buf, mut received) = ([0; 100], 0);
                 loop {
-                    match b.read(&mut buf).await.unwrap() {
-                        0 => break,
-                        len => received.borrow_mut().extend(&buf[..len]),
+                    let result = match polls {
+                        None => Some(b.read(&mut buf).await),
+                        Some(polls) => give_up_after(polls, b.read(&mut buf)).await,
+                    };
+                    match result.map(Result::unwrap) {
+                        Some(0) => break received,
+                        Some(len) => received += len,
+                        None => {}
                     }
                     yield_now().await;
                 }
             })
         };
-        let readers = [reader(7), reader(1000), reader(64)];
-        let data = pattern(100_000);
-        for chunk in data.chunks(997) {
-            a.write_all(chunk).await.unwrap();
-            yield_now().await;
+        let writer = |polls: Option<usize>| {
+            let a = a.clone();
+            spawn(async move {
+                let mut written = 0;
+                let data = vec![7; 20_000];
+                for _ in 0..300 {
+                    let result = match polls {
+                        None => Some(a.write(&data).await),
+                        Some(polls) => give_up_after(polls, a.write(&data)).await,
+                    };
+                    written += result.map_or(0, Result::unwrap);
+                    yield_now().await;
+                }
+                written
+            })
+        };
+        let writers = [writer(Some(1)), writer(None), writer(Some(2))];
+        let readers = [reader(Some(2)), reader(None), reader(Some(1))];
+        let (mut written, mut received) = (0, 0);
+        for writer in writers {
+            written += writer.await;
         }
         drop(a);
         for reader in readers {
-            reader.await;
+            received += reader.await;
         }
-        assert!(*received.borrow() == data, "each byte once and in order");
+        assert_eq!(received, written);
+        assert!(written >= 300, "the patient one had all its turns");
     });
 }
 
 #[test]
-fn any_number_of_tasks_may_wait_for_one_stream() {
-    on_both!(|a, b| {
-        let b = Arc::new(b);
-        let polls = Rc::new(Cell::new(0));
-        let reader = || {
-            let (b, polls) = (b.clone(), polls.clone());
-            spawn(std::future::poll_fn(move |cx| {
-                polls.set(polls.get() + 1);
-                AsyncRead::poll_read(Pin::new(&mut &*b), cx, &mut [0])
-            }))
-        };
-        let readers: Vec<_> = (0..100).map(|_| reader()).collect();
-        for _ in 0..100 {
-            yield_now().await;
-        }
-        let before = polls.get();
-        for _ in 0..1_000 {
-            yield_now().await;
-        }
-        let spent = polls.get() - before;
-        assert!(spent < 1_000, "{spent} polls and nothing has happened");
-        a.write_all(&[0; 100]).await.unwrap();
-        for reader in readers {
-            assert_eq!(reader.await.unwrap(), 1);
-        }
-    });
-}
-
-#[test]
-fn all_who_wait_learn_that_the_peer_is_gone() {
-    on_both!(|a, b| {
-        while a.try_write(&[0; 1 << 16]).is_ok() {}
-        let a = Arc::new(a);
-        let task = |reading: bool| {
-            let a = a.clone();
-            spawn(async move {
-                match reading {
-                    true => a.read(&mut [0; 8]).await,
-                    false => a.write(b"no room").await,
+fn a_stream_that_was_waited_for_in_vain_is_converted_as_any_other() {
+    const NAME: &str = "a_stream_that_was_waited_for_in_vain_is_converted_as_any_other";
+    in_process(
+        NAME,
+        |program| Command::new(program),
+        || {
+            on_both!(|a, b| {
+                let before = descriptors();
+                while b.try_write(&[0; 1 << 16]).is_ok() {}
+                for polls in 0..4 {
+                    assert!(give_up_after(polls, b.read(&mut [0])).await.is_none());
+                    assert!(give_up_after(polls, b.write(&[0])).await.is_none());
                 }
-            })
-        };
-        let tasks = [task(true), task(false), task(true), task(false)];
-        yield_now().await;
-        assert!(tasks.iter().all(|task| !task.is_finished()));
-        drop(b);
-        for task in tasks {
-            match task.await {
-                Ok(len) => assert_eq!(len, 0),
-                Err(error) => assert!(
-                    matches!(
-                        error.kind(),
-                        ErrorKind::BrokenPipe | ErrorKind::ConnectionReset
-                    ),
-                    "{error}"
-                ),
+                let b = coracle::net::Socket::try_from(b).unwrap();
+                assert_eq!(descriptors(), before, "it is the very same");
+                drop((a, b));
+                assert!(descriptors() < before);
+            });
+        },
+    );
+}
+
+#[test]
+fn accepts_that_are_given_up_lose_no_connection_and_leave_none_open() {
+    const NAME: &str = "accepts_that_are_given_up_lose_no_connection_and_leave_none_open";
+    macro_rules! accepting {
+        ($listener:ident, $connect:expr) => {
+            settle().await;
+            let before = descriptors();
+            let clients = spawn(async move {
+                let mut clients = Vec::new();
+                for number in 0..200_u8 {
+                    let client = $connect.await.unwrap();
+                    client.write_all(&[number]).await.unwrap();
+                    clients.push(client);
+                    for _ in 0..number % 5 {
+                        yield_now().await;
+                    }
+                }
+                clients
+            });
+            let (mut accepted, mut given_up) = (Vec::new(), 0);
+            for round in 0.. {
+                let polls = round / 3 % 4;
+                let result = match round % 3 {
+                    0 => give_up_after(polls, $listener.accept())
+                        .await
+                        .map(|result| result.map(|(stream, _)| stream)),
+                    1 => give_up_after(polls, $listener.incoming().next())
+                        .await
+                        .map(Option::unwrap),
+                    _ => {
+                        let ready = give_up_after(polls, $listener.readable()).await;
+                        ready.map(|_| $listener.try_accept().map(|(stream, _)| stream))
+                    }
+                };
+                match result {
+                    Some(Ok(stream)) => accepted.push(stream),
+                    Some(Err(error)) => assert_eq!(error.kind(), ErrorKind::WouldBlock),
+                    None if polls > 0 => given_up += 1,
+                    None => {}
+                }
+                if accepted.len() == 200 {
+                    break;
+                }
             }
-        }
-    });
-}
-
-#[test]
-fn a_half_is_dropped_while_the_other_waits() {
-    on_both!(|a, b| {
-        let (read, write) = a.into_split();
-        let reading = spawn(async move { read.read(&mut [0; 8]).await });
-        yield_now().await;
-        drop(write);
-        assert_eq!(b.read(&mut [0; 8]).await.unwrap(), 0);
-        assert!(!reading.is_finished());
-        b.write_all(b"reply").await.unwrap();
-        assert_eq!(reading.await.unwrap(), 5);
-    });
-}
-
-#[test]
-fn a_task_that_is_cancelled_closes_its_stream() {
-    on_both!(|a, b| {
-        let task = spawn(async move { a.read(&mut [0; 8]).await });
-        yield_now().await;
-        task.cancel().await;
-        assert_eq!(b.read(&mut [0; 8]).await.unwrap(), 0);
-    });
-}
-
-/// The two ends of a connection that no runtime knows.
-fn std_pair() -> (std::net::TcpStream, std::net::TcpStream) {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-    (client, listener.accept().unwrap().0)
-}
-
-#[test]
-fn a_stream_outlives_the_runtimes_that_it_waits_in() {
-    let (a, mut b) = std_pair();
-    let a = Arc::new(TcpStream::try_from(a).unwrap());
-    for _ in 0..3 {
-        block_on_within(async {
-            let waiting = a.clone();
-            // Dropped with the runtime, while it waits.
-            spawn(async move { waiting.read(&mut [0; 8]).await }).detach();
-            yield_now().await;
-            assert!(poll_once(a.read(&mut [0; 8])).await.is_none());
-        });
-        io::Write::write_all(&mut b, b"x").unwrap();
-        let read = block_on_within(async { a.read(&mut [0; 8]).await });
-        assert_eq!(read.unwrap(), 1);
-    }
-    assert_eq!(Arc::strong_count(&a), 1);
-}
-
-#[test]
-fn who_waits_for_a_stream_of_a_runtime_that_ends_goes_on() {
-    let (a, mut b) = std_pair();
-    let a = Arc::new(TcpStream::try_from(a).unwrap());
-    let (waits, is_waiting) = std::sync::mpsc::channel();
-    let waiter = block_on_within(async {
-        assert!(poll_once(a.read(&mut [0; 8])).await.is_none());
-        let a = a.clone();
-        let waiter = std::thread::spawn(move || {
-            block_on_within(async {
+            let clients = clients.await;
+            for (number, stream) in (0..).zip(&accepted) {
                 let mut buf = [0; 8];
-                let mut reading = pin!(a.read(&mut buf));
-                assert!(poll_once(&mut reading).await.is_none());
-                waits.send(()).unwrap();
-                reading.await
-            })
-        });
-        is_waiting.recv_timeout(PATIENCE).unwrap();
-        waiter
-    });
-    io::Write::write_all(&mut b, b"after").unwrap();
-    assert_eq!(waiter.join().unwrap().unwrap(), 5);
+                assert_eq!(stream.read(&mut buf).await.unwrap(), 1);
+                assert_eq!(buf[0], number, "each once and in order");
+            }
+            assert!(given_up > 20, "{given_up}");
+            drop((clients, accepted));
+            assert!(descriptors() <= before);
+        };
+    }
+    let body = async {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        accepting!(listener, TcpStream::connect(addr));
+        #[cfg(unix)]
+        {
+            use coracle::net::{UnixListener, UnixStream};
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("listener");
+            let listener = UnixListener::bind(&path).unwrap();
+            accepting!(listener, UnixStream::connect(&*path));
+        }
+    };
+    in_process(
+        NAME,
+        |program| Command::new(program),
+        || block_on_within(body),
+    );
+}
+
+type Making = Pin<Box<dyn Future<Output = io::Result<()>>>>;
+
+fn making<T>(future: impl Future<Output = io::Result<T>> + 'static) -> Making {
+    Box::pin(async { future.await.map(drop) })
+}
+
+/// A listener with a backlog that is full, and those who have filled it.
+#[cfg(target_os = "linux")]
+fn full_listener(path: &std::path::Path) -> Vec<socket2::Socket> {
+    let socket =
+        || socket2::Socket::new(socket2::Domain::UNIX, socket2::Type::STREAM, None).unwrap();
+    let addr = socket2::SockAddr::unix(path).unwrap();
+    let mut sockets = vec![socket()];
+    sockets[0].bind(&addr).unwrap();
+    sockets[0].listen(1).unwrap();
+    loop {
+        let next = socket();
+        next.set_nonblocking(true).unwrap();
+        if next.connect(&addr).is_err() {
+            return sockets;
+        }
+        sockets.push(next);
+    }
+}
+
+#[test]
+fn connecting_and_binding_leave_nothing_open_when_they_are_given_up() {
+    const NAME: &str = "connecting_and_binding_leave_nothing_open_when_they_are_given_up";
+    let body = async {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        let named = ("localhost", addr.as_ip().unwrap().port());
+        // How each is made, and whether it can be.
+        let mut ways: Vec<(Box<dyn Fn() -> Making>, bool)> = vec![
+            (Box::new(move || making(TcpStream::connect(addr))), true),
+            (Box::new(move || making(TcpStream::connect(named))), true),
+            (Box::new(|| making(TcpListener::bind("localhost:0"))), true),
+        ];
+        #[cfg(unix)]
+        let folder = tempfile::tempdir().unwrap();
+        #[cfg(unix)]
+        let unix = {
+            use coracle::net::{UnixListener, UnixStream};
+            let path = folder.path().join("listener");
+            let unix = UnixListener::bind(&path).unwrap();
+            let connect = move || making(UnixStream::connect(path.clone()));
+            ways.push((Box::new(connect), true));
+            unix
+        };
+        // Elsewhere it is refused.
+        #[cfg(target_os = "linux")]
+        let _full = {
+            let path = folder.path().join("full");
+            let full = full_listener(&path);
+            let connect = move || making(coracle::net::UnixStream::connect(path.clone()));
+            ways.push((Box::new(connect), false));
+            full
+        };
+        settle().await;
+        let before = descriptors();
+        for (number, (make, can_be)) in ways.iter().enumerate() {
+            let mut made = 0;
+            for (polls, late) in (0..9).flat_map(|polls| [(polls, false), (polls, true)]) {
+                let result = give_up_when_woken(polls, late, make()).await;
+                made += result.map_or(0, |result| result.map(|()| 1).unwrap());
+                while let Ok((stream, _)) = listener.try_accept() {
+                    // If it is not reset, it is closed.
+                    assert!(matches!(stream.read(&mut [0]).await, Ok(0) | Err(_)));
+                }
+                #[cfg(unix)]
+                while let Ok((stream, _)) = unix.try_accept() {
+                    assert_eq!(stream.read(&mut [0]).await.unwrap(), 0);
+                }
+                descriptors_come_down_to(before).await;
+            }
+            assert_eq!(made > 0, *can_be, "way {number}");
+        }
+    };
+    in_process(
+        NAME,
+        |program| Command::new(program),
+        || block_on_within(body),
+    );
 }
