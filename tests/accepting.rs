@@ -14,7 +14,7 @@ use std::time::Duration;
 use common::stream::{Event, Log, Recorder};
 use common::{block_on_within, within, PATIENCE};
 use coracle::net::{TcpListener, TcpStream};
-use coracle::time::{sleep, timeout};
+use coracle::time::timeout;
 use coracle::{create_server, spawn, yield_now, Server, TcpServerOptions, Transport};
 use futures_lite::future::poll_once;
 use futures_lite::StreamExt;
@@ -37,15 +37,6 @@ fn resetting(addr: SocketAddr) -> StdTcpStream {
     client
 }
 
-async fn until_left(server: &Server, count: usize) {
-    within(async {
-        while server.connections() != count {
-            yield_now().await;
-        }
-    })
-    .await;
-}
-
 #[cfg(target_os = "linux")]
 mod in_a_process_of_its_own {
     use super::*;
@@ -56,8 +47,18 @@ mod in_a_process_of_its_own {
 
     use super::common::{in_process, raw_code};
     use super::process::tool;
+    use coracle::time::sleep;
     use coracle::{create_connection, create_unix_connection, create_unix_server};
     use coracle::{Address, TcpOptions, UnixOptions, UnixServerOptions};
+
+    async fn until_left(server: &Server, count: usize) {
+        within(async {
+            while server.connections() != count {
+                yield_now().await;
+            }
+        })
+        .await;
+    }
 
     /// A program with so many descriptors.
     fn limited(mut command: Command, program: &Path, descriptors: usize) -> Command {

@@ -2,20 +2,23 @@
 //! done twice, nothing is left open.
 
 mod common;
+#[path = "common/giving_up.rs"]
+mod giving_up;
 
-use std::future::{poll_fn, Future};
+use std::future::Future;
 use std::io::{self, ErrorKind, IoSlice, IoSliceMut};
 use std::pin::{pin, Pin};
 use std::process::Command;
 use std::rc::Rc;
-use std::task::Poll;
-use std::time::Instant;
 
-use common::{block_on_within, in_process, settle, PATIENCE};
+use common::{block_on_within, in_process, settle};
 use coracle::net::{TcpListener, TcpStream};
 use coracle::{spawn, yield_now};
 use futures_lite::future::poll_once;
 use futures_lite::{AsyncReadExt, AsyncWriteExt, StreamExt};
+use giving_up::{
+    descriptors, descriptors_come_down_to, give_up_after, give_up_when_woken, ways_to_give_up,
+};
 
 async fn tcp_pair() -> (TcpStream, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -36,59 +39,6 @@ macro_rules! on_both {
             $body
         });
     };
-}
-
-/// Polls a future so many times, with other tasks' turns in between, and drops it unless it has
-/// ended.
-async fn give_up_after<F: Future>(polls: usize, future: F) -> Option<F::Output> {
-    let mut future = pin!(future);
-    for _ in 0..polls {
-        if let Some(output) = poll_once(&mut future).await {
-            return Some(output);
-        }
-        yield_now().await;
-    }
-    None
-}
-
-/// The same, but each poll is one that the future was woken for. It is dropped at once after the
-/// last one or, if `late`, when what it waits for may have happened.
-async fn give_up_when_woken<F: Future>(polls: usize, late: bool, future: F) -> Option<F::Output> {
-    let mut future = pin!(future);
-    let mut polled = 0;
-    let output = poll_fn(|cx| {
-        if polled == polls {
-            return Poll::Ready(None);
-        }
-        polled += 1;
-        match future.as_mut().poll(cx) {
-            Poll::Ready(output) => Poll::Ready(Some(output)),
-            Poll::Pending if polled == polls => Poll::Ready(None),
-            Poll::Pending => Poll::Pending,
-        }
-    });
-    let output = output.await;
-    if output.is_none() && late {
-        settle().await;
-    }
-    output
-}
-
-/// How many descriptors this process has open, where it is easy to tell.
-fn descriptors() -> usize {
-    match cfg!(target_os = "linux") {
-        true => std::fs::read_dir("/proc/self/fd").unwrap().count(),
-        false => 0,
-    }
-}
-
-/// Lookups have descriptors of their own, on another thread and for a moment.
-async fn descriptors_come_down_to(count: usize) {
-    let give_up = Instant::now() + PATIENCE;
-    while descriptors() > count {
-        assert!(Instant::now() < give_up, "{} are open", descriptors());
-        yield_now().await;
-    }
 }
 
 /// Bytes that show where one is missing or out of its place.
@@ -445,8 +395,8 @@ fn connecting_and_binding_leave_nothing_open_when_they_are_given_up() {
         let before = descriptors();
         for (number, (make, can_be)) in ways.iter().enumerate() {
             let mut made = 0;
-            for (polls, late) in (0..9).flat_map(|polls| [(polls, false), (polls, true)]) {
-                let result = give_up_when_woken(polls, late, make()).await;
+            for when in ways_to_give_up() {
+                let result = give_up_when_woken(when, make()).await;
                 made += result.map_or(0, |result| result.map(|()| 1).unwrap());
                 while let Ok((stream, _)) = listener.try_accept() {
                     // If it is not reset, it is closed.
@@ -456,7 +406,7 @@ fn connecting_and_binding_leave_nothing_open_when_they_are_given_up() {
                 while let Ok((stream, _)) = unix.try_accept() {
                     assert_eq!(stream.read(&mut [0]).await.unwrap(), 0);
                 }
-                descriptors_come_down_to(before).await;
+                descriptors_come_down_to(before, (number, when)).await;
             }
             assert_eq!(made > 0, *can_be, "way {number}");
         }

@@ -1,153 +1,291 @@
-//! Calls of connections and servers that are given up half-way: nothing is lost, nothing is left
-//! open, and everybody else goes on.
+//! Calls of connections that are given up half-way: nothing is lost, nothing is left open, and
+//! everybody else goes on.
 
 mod common;
+#[path = "common/giving_up.rs"]
+mod giving_up;
 
-use std::future::{poll_fn, Future};
+use std::future::Future;
 use std::io::{self, ErrorKind};
-use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::pin::{pin, Pin};
 use std::process::Command;
 use std::sync::Arc;
-use std::task::Poll;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use common::stream::{Event, Log, Recorder};
-use common::{block_on_within, in_process, settle, within, PATIENCE};
+use common::{block_on_within, in_process, settle};
+use coracle::net::{TcpListener, TcpStream};
 use coracle::{
     connect_accepted_socket, connect_accepted_socket_with_driver, create_connection,
-    create_connection_with_driver, create_server, create_server_with_driver, on_data, spawn,
-    yield_now, AcceptedOptions, ProtocolHandle, Server, TcpOptions, TcpServerOptions, Transport,
+    create_connection_with_driver, on_data, spawn, yield_now, AcceptedOptions, TcpOptions,
+    Transport,
 };
 use futures_lite::future::poll_once;
+use giving_up::{
+    descriptors, descriptors_come_down_to, give_up_after, give_up_when_woken, ways_to_give_up,
+};
 
-/// Polls a future so many times, each time when it has been woken, and drops it unless it has
-/// ended: at once after the last poll or, if `late`, when what it waits for may have happened.
-async fn give_up_after<F: Future>(polls: usize, late: bool, future: F) -> Option<F::Output> {
-    let mut future = pin!(future);
-    let mut polled = 0;
-    let output = poll_fn(|cx| {
-        if polled == polls {
-            return Poll::Ready(None);
-        }
-        polled += 1;
-        match future.as_mut().poll(cx) {
-            Poll::Ready(output) => Poll::Ready(Some(output)),
-            Poll::Pending if polled == polls => Poll::Ready(None),
-            Poll::Pending => Poll::Pending,
-        }
-    });
-    let output = output.await;
-    if output.is_none() && late {
-        settle().await;
-    }
-    output
-}
-
-/// How often to poll, and whether to give up late.
-fn ways_to_give_up() -> impl Iterator<Item = (usize, bool)> {
-    (0..7).flat_map(|polls| [(polls, false), (polls, true)])
-}
-
-/// How many descriptors this process has open, where it is easy to tell.
-fn descriptors() -> usize {
-    match cfg!(target_os = "linux") {
-        true => std::fs::read_dir("/proc/self/fd").unwrap().count(),
-        false => 0,
-    }
-}
-
-/// Lookups have descriptors of their own, on another thread and for a moment; and a connection is
-/// closed when its driver has had its turn.
-async fn descriptors_come_down_to(count: usize, what: impl std::fmt::Debug) {
-    let give_up = Instant::now() + PATIENCE;
-    while descriptors() > count {
-        assert!(Instant::now() < give_up, "{what:?}: {} are open", descriptors());
-        yield_now().await;
-    }
-}
-
-fn std_pair() -> (TcpStream, TcpStream) {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-    client.set_read_timeout(Some(PATIENCE)).unwrap();
+fn std_pair() -> (std::net::TcpStream, std::net::TcpStream) {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     (listener.accept().unwrap().0, client)
 }
 
-/// A connection that records and echoes, and its peer.
-async fn connected(log: &Log) -> (Transport, ProtocolHandle<Recorder>, coracle::net::TcpStream) {
+/// Polls a future so many times and drops it; whether it was still waiting.
+async fn pending_after(polls: usize, future: impl Future) -> bool {
+    give_up_after(polls, future).await.is_none()
+}
+
+/// A connection that echoes, and its peer.
+async fn connected() -> (Transport, TcpStream) {
     let (ours, theirs) = std_pair();
-    let protocol = || Recorder::echoing(log);
-    let made = connect_accepted_socket(protocol, ours, AcceptedOptions::new()).await;
-    let (transport, handle) = made.unwrap();
-    (transport, handle, theirs.try_into().unwrap())
+    let echo = || on_data(|transport, data| transport.write(data));
+    let made = connect_accepted_socket(echo, ours, AcceptedOptions::new()).await;
+    (made.unwrap().0, theirs.try_into().unwrap())
 }
 
 /// Bytes there and back.
-async fn exchange(peer: &coracle::net::TcpStream) {
+async fn exchange(peer: &TcpStream) {
     peer.write_all(b"ping").await.unwrap();
-    let (mut buf, mut len) = ([0; 8], 0);
-    while len < 4 {
-        len += peer.read(&mut buf[len..]).await.unwrap();
-    }
-    assert_eq!(&buf[..len], b"ping");
+    assert_eq!(read_of(peer, 4).await, b"ping");
 }
 
-/// A call that makes a connection, with its driver at work.
-type Making = Pin<Box<dyn Future<Output = io::Result<Transport>>>>;
+/// So many bytes, or fewer if that is the end.
+async fn read_of(peer: &TcpStream, len: usize) -> Vec<u8> {
+    let mut data = vec![0; len];
+    let mut read = 0;
+    while read < len {
+        match peer.read(&mut data[read..]).await.unwrap() {
+            0 => break,
+            more => read += more,
+        }
+    }
+    data.truncate(read);
+    data
+}
 
-/// The ways to make a connection to a server.
-fn connecting(addr: SocketAddr) -> Vec<Box<dyn Fn(Log) -> Making>> {
-    let connect = |options: fn(SocketAddr) -> TcpOptions| -> Box<dyn Fn(Log) -> Making> {
-        Box::new(move |log| {
-            Box::pin(async move {
-                let made = create_connection(|| Recorder::new(&log), options(addr)).await;
-                made.map(|(transport, _)| transport)
-            })
+type Making<T> = Pin<Box<dyn Future<Output = io::Result<T>>>>;
+
+/// A call that makes a connection with a protocol that records in this log. Its driver, if it is
+/// given one, is dropped.
+macro_rules! connection {
+    ($call:ident($($argument:expr),*)) => {
+        Box::new(move |log: Log| -> Making<Transport> {
+            let making = $call(move || Recorder::new(&log), $($argument),*);
+            Box::pin(async { Ok(making.await?.0) })
         })
     };
-    vec![
-        connect(|addr| TcpOptions::new().remote_addr(addr)),
-        connect(|addr| TcpOptions::new().remote_addr(("localhost", addr.port()))),
-        connect(|addr| {
-            let options = TcpOptions::new().remote_addr(("localhost", addr.port()));
-            options.happy_eyeballs_delay(Duration::ZERO)
-        }),
-        connect(|addr| {
-            let options = TcpOptions::new().remote_addr(addr);
-            options.local_addr("localhost:0")
-        }),
-        Box::new(move |log| {
-            Box::pin(async move {
-                let options = TcpOptions::new().remote_addr(("localhost", addr.port()));
-                let protocol = || Recorder::new(&log);
-                let (transport, _, driver) =
-                    create_connection_with_driver(protocol, options).await?;
-                spawn(driver).detach();
-                Ok(transport)
-            })
-        }),
-        Box::new(move |log| {
-            let sock = TcpStream::connect(addr).unwrap();
-            Box::pin(async move {
-                let protocol = || Recorder::new(&log);
-                let options = AcceptedOptions::new();
-                let made = connect_accepted_socket(protocol, sock, options).await;
-                made.map(|(transport, _)| transport)
-            })
-        }),
-        Box::new(move |log| {
-            let sock = TcpStream::connect(addr).unwrap();
-            Box::pin(async move {
-                let protocol = || Recorder::new(&log);
-                let options = AcceptedOptions::new();
-                let (transport, _, driver) =
-                    connect_accepted_socket_with_driver(protocol, sock, options).await?;
-                // It ends with the call.
-                let until_made = futures_lite::future::or(driver, std::future::pending());
-                drop(poll_once(until_made).await);
-                Ok(transport)
-            })
-        }),
-    ]
+}
+
+#[test]
+fn connections_whose_making_is_given_up_are_closed() {
+    const NAME: &str = "connections_whose_making_is_given_up_are_closed";
+    let body = async {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap().as_ip().unwrap();
+        let plain = move || TcpOptions::new().remote_addr(addr);
+        let named = move || TcpOptions::new().remote_addr(("localhost", addr.port()));
+        let racing = move || named().happy_eyeballs_delay(Duration::ZERO);
+        let accepted = move || std::net::TcpStream::connect(addr).unwrap();
+        let none = AcceptedOptions::new;
+        let mut ways: Vec<Box<dyn Fn(Log) -> Making<Transport>>> = vec![
+            connection!(create_connection(plain())),
+            connection!(create_connection(plain().local_addr("localhost:0"))),
+            connection!(create_connection(named())),
+            connection!(create_connection(racing())),
+            connection!(create_connection(TcpOptions::new().sock(accepted()))),
+            connection!(create_connection_with_driver(racing())),
+            connection!(connect_accepted_socket(accepted(), none())),
+            connection!(connect_accepted_socket_with_driver(accepted(), none())),
+        ];
+        #[cfg(unix)]
+        let (_folder, unix) = {
+            use coracle::{
+                create_unix_connection, create_unix_connection_with_driver, UnixOptions,
+            };
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("listener");
+            let unix = coracle::net::UnixListener::bind(&path).unwrap();
+            let given = move || UnixOptions::new().path(path.clone());
+            let again = given.clone();
+            ways.push(connection!(create_unix_connection(given())));
+            ways.push(connection!(create_unix_connection_with_driver(again())));
+            (folder, unix)
+        };
+        settle().await;
+        let before = descriptors();
+        let mut made_too_late = 0;
+        for (number, make) in ways.iter().enumerate() {
+            let mut made = 0;
+            for when in ways_to_give_up() {
+                let log = Log::new();
+                let result = give_up_when_woken(when, make(log.clone())).await;
+                let is_made = result.is_some();
+                if let Some(transport) = result {
+                    made += 1;
+                    let transport = transport.unwrap();
+                    transport.close();
+                    // If its driver was dropped, it has ended already, and not in the usual way.
+                    let _ = transport.closed().await;
+                }
+                while let Ok((peer, _)) = listener.try_accept() {
+                    assert!(matches!(peer.read(&mut [0]).await, Ok(0) | Err(_)));
+                }
+                #[cfg(unix)]
+                while let Ok((peer, _)) = unix.try_accept() {
+                    assert_eq!(peer.read(&mut [0]).await.unwrap(), 0);
+                }
+                descriptors_come_down_to(before, (number, when)).await;
+                let events = log.events();
+                let whole = [Event::Made, Event::Lost(None)];
+                assert!(events.is_empty() || events == whole, "{events:?}");
+                made_too_late += usize::from(!is_made && events == whole);
+            }
+            assert!(made > 0, "way {number}");
+        }
+        assert!(
+            made_too_late > 0,
+            "some are given up when the driver has begun"
+        );
+    };
+    in_process(
+        NAME,
+        |program| Command::new(program),
+        || block_on_within(body),
+    );
+}
+
+#[test]
+fn the_end_of_a_connection_can_be_waited_for_again() {
+    block_on_within(async {
+        for polls in 0..4 {
+            let (transport, peer) = connected().await;
+            let patient = spawn({
+                let transport = transport.clone();
+                async move { transport.closed().await }
+            });
+            for _ in 0..50 {
+                assert!(pending_after(polls, transport.closed()).await);
+            }
+            exchange(&peer).await;
+            assert!(!patient.is_finished());
+            transport.close();
+            assert!(
+                pending_after(1, transport.closed()).await,
+                "not before its last callback"
+            );
+            patient.await.unwrap();
+            transport.closed().await.unwrap();
+        }
+    });
+}
+
+#[test]
+fn a_protocol_that_nobody_waits_for_any_more_is_dropped_with_its_connection() {
+    block_on_within(async {
+        for (polls, after_the_end) in (0..4).flat_map(|polls| [(polls, false), (polls, true)]) {
+            let (ours, theirs) = std_pair();
+            let peer = theirs.try_into().unwrap();
+            let alive = Arc::new(());
+            let guard = alive.clone();
+            let echo = on_data(move |transport, data| {
+                let _ = &guard;
+                transport.write(data)
+            });
+            let made = connect_accepted_socket(|| echo, ours, AcceptedOptions::new()).await;
+            let (transport, handle) = made.unwrap();
+            {
+                let mut lost = pin!(handle.lost());
+                for _ in 0..polls {
+                    assert!(poll_once(&mut lost).await.is_none());
+                    yield_now().await;
+                }
+                exchange(&peer).await;
+                if after_the_end {
+                    transport.close();
+                    transport.closed().await.unwrap();
+                }
+            }
+            if !after_the_end {
+                exchange(&peer).await;
+                assert_eq!(Arc::strong_count(&alive), 2, "it goes on");
+                transport.close();
+                transport.closed().await.unwrap();
+            }
+            settle().await;
+            assert_eq!(Arc::strong_count(&alive), 1);
+        }
+    });
+}
+
+#[test]
+fn a_drain_that_is_given_up_leaves_what_is_queued_and_the_others_who_wait() {
+    block_on_within(async {
+        for polls in 0..4 {
+            let (transport, peer) = connected().await;
+            let mut written = Vec::<u8>::new();
+            while transport.write_buffer_size() < 1 << 17 {
+                let data = vec![(written.len() % 251) as u8; 10_007];
+                transport.write(&data).unwrap();
+                written.extend(data);
+            }
+            let patient = spawn({
+                let transport = transport.clone();
+                async move { transport.drain().await }
+            });
+            for _ in 0..50 {
+                assert!(pending_after(polls, transport.drain()).await);
+            }
+            assert!(!patient.is_finished());
+            // One that is given up when it has been woken.
+            let mut fickle = Box::pin(transport.drain());
+            assert!(poll_once(&mut fickle).await.is_none());
+            let received = read_of(&peer, written.len()).await;
+            drop(fickle);
+            patient.await.unwrap();
+            transport.drain().await.unwrap();
+            assert!(received == written);
+        }
+    });
+}
+
+#[test]
+fn a_driver_that_is_dropped_at_any_time_sends_what_goes_and_counts_the_rest() {
+    block_on_within(async {
+        for polls in 0..5 {
+            let (ours, theirs) = std_pair();
+            let peer = TcpStream::try_from(theirs).unwrap();
+            let log = Log::new();
+            let protocol = || Recorder::new(&log);
+            let options = AcceptedOptions::new();
+            let made = connect_accepted_socket_with_driver(protocol, ours, options).await;
+            let (transport, _, driver) = made.unwrap();
+            let mut written = Vec::<u8>::new();
+            let mut received = Vec::new();
+            while transport.write_buffer_size() < 1 << 18 {
+                let data = vec![(written.len() % 251) as u8; 10_007];
+                transport.write(&data).unwrap();
+                written.extend(data);
+            }
+            {
+                let mut driver = pin!(driver);
+                for _ in 0..polls {
+                    assert!(poll_once(&mut driver).await.is_none());
+                    received.extend(read_of(&peer, 50_000).await);
+                    settle().await;
+                }
+            }
+            let error = transport.closed().await.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::ConnectionAborted);
+            received.extend(read_of(&peer, written.len()).await);
+            let dropped = usize::try_from(transport.dropped()).unwrap();
+            assert_eq!(received.len() + dropped, written.len());
+            assert!(written.starts_with(&received));
+            let may_be_told =
+                |event: &Event| matches!(event, Event::Made | Event::Pause | Event::Resume);
+            let events = log.events();
+            assert!(events.iter().all(may_be_told), "{events:?}");
+            assert_eq!(events.is_empty(), polls == 0, "{events:?}");
+        }
+    });
 }

@@ -7,12 +7,15 @@ use std::future::{pending, poll_fn, ready, Future};
 use std::io::ErrorKind;
 use std::pin::pin;
 use std::rc::Rc;
+#[cfg(not(target_os = "wasi"))]
 use std::sync::mpsc;
 use std::task::Poll;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::{block_on_within, within, PATIENCE};
+#[cfg(not(target_os = "wasi"))]
+use common::within;
+use common::{block_on_within, PATIENCE};
 use coracle::net::UdpSocket;
 use coracle::time::{interval, interval_at, sleep, sleep_until, timeout, MissedTicks, Sleep};
 use coracle::{block_on, spawn, yield_now};
@@ -329,6 +332,7 @@ fn a_sleep_moves_from_one_runtime_to_the_next() {
     assert!(Instant::now() >= deadline);
 }
 
+#[cfg(not(target_os = "wasi"))]
 #[test]
 fn a_sleep_that_another_threads_runtime_keeps_ends_with_or_without_it() {
     for outlives in [true, false] {
@@ -358,6 +362,7 @@ fn a_sleep_that_another_threads_runtime_keeps_ends_with_or_without_it() {
     }
 }
 
+#[cfg(not(target_os = "wasi"))]
 #[test]
 fn a_timer_added_and_reset_by_another_thread_ends_the_wait_in_time() {
     let (send, recv) = mpsc::channel::<Sleep>();

@@ -2,13 +2,12 @@
 #![cfg(unix)]
 
 mod common;
-
 #[cfg(target_os = "linux")]
-use std::future::Future;
+#[path = "common/giving_up.rs"]
+mod giving_up;
+
 use std::io::ErrorKind;
 use std::os::fd::{AsFd, OwnedFd};
-#[cfg(target_os = "linux")]
-use std::pin::pin;
 #[cfg(target_os = "linux")]
 use std::process::Command;
 
@@ -18,6 +17,8 @@ use common::in_process;
 use coracle::net::UnixStream;
 use coracle::{spawn, yield_now};
 use futures_lite::future::poll_once;
+#[cfg(target_os = "linux")]
+use giving_up::{descriptors, give_up_after};
 use rustix::io::FdFlags;
 
 /// A file to be sent, which shows when its last copy is closed: the other end reads the end.
@@ -145,12 +146,6 @@ fn descriptors_wait_for_room_as_data_does() {
     });
 }
 
-/// How many descriptors this process has.
-#[cfg(target_os = "linux")]
-fn descriptors() -> usize {
-    std::fs::read_dir("/proc/self/fd").unwrap().count()
-}
-
 #[cfg(target_os = "linux")]
 #[test]
 fn descriptors_that_nobody_takes_are_closed() {
@@ -236,20 +231,6 @@ fn descriptors_that_may_not_be_opened_are_told_of() {
         |program| Command::new(program),
         || block_on_within(body),
     );
-}
-
-/// Polls a future so many times, with other tasks' turns in between, and drops it unless it has
-/// ended.
-#[cfg(target_os = "linux")]
-async fn give_up_after<F: Future>(polls: usize, future: F) -> Option<F::Output> {
-    let mut future = pin!(future);
-    for _ in 0..polls {
-        if let Some(output) = poll_once(&mut future).await {
-            return Some(output);
-        }
-        yield_now().await;
-    }
-    None
 }
 
 #[cfg(target_os = "linux")]

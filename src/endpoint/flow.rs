@@ -20,6 +20,9 @@ pub(crate) struct Flow {
     paused: bool,
     /// What the protocol was told last.
     told: bool,
+    /// A pause was over before it could be told. Whoever has seen the size go above the limit
+    /// waits to be told that it has come down.
+    missed: bool,
 }
 
 /// What the protocol is to be told.
@@ -37,6 +40,7 @@ impl Default for Flow {
             size: 0,
             paused: false,
             told: false,
+            missed: false,
         }
     }
 }
@@ -92,6 +96,7 @@ impl Flow {
     pub(crate) fn check_resume(&mut self) -> bool {
         let resumed = self.paused && self.size <= self.low;
         self.paused &= !resumed;
+        self.missed |= resumed && !self.told;
         resumed
     }
 
@@ -101,17 +106,19 @@ impl Flow {
 
     /// Whether there is something to tell the protocol.
     pub(crate) fn has_change(&self) -> bool {
-        self.paused != self.told
+        self.paused != self.told || self.missed
     }
 
-    /// Something to tell the protocol, which is then taken as told. Told changes alternate, and
-    /// one that was over before it could be told is not told.
+    /// Something to tell the protocol, which is then taken as told. Told changes alternate, a
+    /// pause first; those that are over before they could be told are told as one.
     pub(crate) fn take_change(&mut self) -> Option<Change> {
-        if !self.has_change() {
+        let missed = std::mem::take(&mut self.missed);
+        let paused = self.paused || (missed && !self.told);
+        if paused == self.told {
             return None;
         }
-        self.told = self.paused;
-        Some(match self.paused {
+        self.told = paused;
+        Some(match paused {
             true => Change::Pause,
             false => Change::Resume,
         })
@@ -178,13 +185,38 @@ mod tests {
     }
 
     #[test]
-    fn a_pause_that_is_over_is_not_told() {
+    fn pauses_that_are_over_are_told_as_one_with_its_end() {
+        let mut flow = Flow::default();
+        flow.set_limits(Some(1), None).unwrap();
+        for _ in 0..3 {
+            flow.add(2);
+            flow.check_pause();
+            flow.remove(2);
+            assert!(flow.check_resume());
+        }
+        assert!(flow.has_change());
+        assert_eq!(flow.take_change(), Some(Change::Pause));
+        assert!(flow.has_change());
+        assert_eq!(flow.take_change(), Some(Change::Resume));
+        assert_eq!(flow.take_change(), None);
+        assert!(!flow.has_change());
+    }
+
+    #[test]
+    fn a_pause_that_was_missed_may_go_on() {
         let mut flow = Flow::default();
         flow.set_limits(Some(1), None).unwrap();
         flow.add(2);
         flow.check_pause();
         flow.remove(2);
         assert!(flow.check_resume());
+        flow.add(2);
+        flow.check_pause();
+        assert_eq!(flow.take_change(), Some(Change::Pause));
+        assert_eq!(flow.take_change(), None);
+        flow.remove(2);
+        assert!(flow.check_resume());
+        assert_eq!(flow.take_change(), Some(Change::Resume));
         assert_eq!(flow.take_change(), None);
     }
 }

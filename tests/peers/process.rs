@@ -11,8 +11,30 @@ use std::time::Duration;
 /// Nothing that is waited for takes as long, however slow the machine; so a hang fails.
 pub(crate) const LIMIT: Duration = Duration::from_secs(90);
 
+/// Names a folder of components: the examples are run as such then, on a WASI host.
+const GUESTS: &str = "CORACLE_TEST_GUESTS";
+
+/// Whether the examples are components.
+pub(crate) fn in_guest() -> bool {
+    std::env::var_os(GUESTS).is_some()
+}
+
 /// An example of this crate, which `cargo test` has built.
 pub(crate) fn example(name: &str) -> Command {
+    if let Some(folder) = std::env::var_os(GUESTS) {
+        let host = [env!("CARGO_MANIFEST_DIR"), "wasm", "run"]
+            .iter()
+            .collect::<PathBuf>();
+        let path = PathBuf::from(folder).join(format!("{name}.wasm"));
+        assert!(
+            path.exists(),
+            "the component {} is not built",
+            path.display()
+        );
+        let mut command = Command::new(host);
+        command.arg(path);
+        return command;
+    }
     let this = std::env::current_exe().expect("the test knows its own path");
     let folder = this
         .parent()

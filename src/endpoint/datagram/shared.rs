@@ -244,8 +244,12 @@ impl Shared {
         state.flow.add(data.len() + DATAGRAM_OVERHEAD);
         if self.signals.is_corked() {
             let is_much = state.queue.size() >= CORKED_BYTES || state.queue.len() >= CORKED;
-            if is_much && !state.blocked {
-                self.send_queued(&mut state);
+            if is_much || state.flow.is_over() {
+                // Only what the system does not take now counts as too much.
+                match state.blocked {
+                    false => self.send_queued(&mut state),
+                    true => state.flow.check_pause(),
+                }
             }
         } else {
             state.flow.check_pause();

@@ -195,8 +195,12 @@ impl Shared {
         if !corked {
             state.flow.check_pause();
             self.call_driver(&state);
-        } else if state.queue.len() >= CORKED_BYTES && !state.blocked {
-            self.flush(&mut state);
+        } else if state.queue.len() >= CORKED_BYTES || state.flow.is_over() {
+            // Only what the system does not take now counts as too much.
+            match state.blocked {
+                false => self.flush(&mut state),
+                true => state.flow.check_pause(),
+            }
         }
         Ok(())
     }
