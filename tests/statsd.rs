@@ -11,7 +11,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Instant;
 
-use process::{example, run, tool, Process, LIMIT};
+use process::{example, in_guest, run, tool, Process, LIMIT};
 
 fn text(path: &Path) -> &str {
     path.to_str().expect("temporary folders have plain names")
@@ -54,8 +54,12 @@ struct Statsd {
 impl Statsd {
     fn start() -> Statsd {
         let folder = tempfile::tempdir().unwrap();
-        let path = text(&folder.path().join("control")).to_owned();
-        Statsd::at("127.0.0.1:0", &path, folder)
+        let path = folder.path().join("control");
+        let control = match in_guest() {
+            true => "127.0.0.1:0",
+            false => text(&path),
+        };
+        Statsd::at("127.0.0.1:0", control, folder)
     }
 
     fn at(addr: &str, control: &str, folder: tempfile::TempDir) -> Statsd {
