@@ -1,21 +1,32 @@
-//! In steady state nothing is allocated for a datagram, nor for the waiting in between.
-//!
-//! A file of its own, with one test: the allocator counts for the whole process.
+//! In steady state nothing is allocated for a datagram or a message over a connection, nor for the
+//! waiting in between.
+// On WASI the host's lists are copied.
+#![cfg(not(target_os = "wasi"))]
 
 use std::alloc::{GlobalAlloc, Layout, System};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::cell::Cell;
+use std::io;
 
-use coracle::net::{RecvBatch, SendBatch, UdpSocket};
-use coracle::{create_datagram_endpoint, on_datagram, Address, DatagramOptions};
+use coracle::net::{RecvBatch, SendBatch, Socket, TcpListener, TcpStream, UdpSocket};
+use coracle::{connect_accepted_socket, create_datagram_endpoint, on_data, on_datagram, spawn};
+use coracle::{AcceptedOptions, Address, BufferedProtocol, DatagramOptions, Transport};
+use futures_lite::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 struct Counting;
 
-static ALLOCATIONS: AtomicUsize = AtomicUsize::new(0);
+thread_local! {
+    /// By thread: each test has its own.
+    static ALLOCATIONS: Cell<usize> = const { Cell::new(0) };
+}
+
+fn count() {
+    let _ = ALLOCATIONS.try_with(|allocations| allocations.set(allocations.get() + 1));
+}
 
 // SAFETY: everything is passed on to the system's allocator.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
+        count();
         // SAFETY: passed on.
         unsafe { System.alloc(layout) }
     }
@@ -26,7 +37,7 @@ unsafe impl GlobalAlloc for Counting {
     }
 
     unsafe fn realloc(&self, ptr: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
+        count();
         // SAFETY: passed on.
         unsafe { System.realloc(ptr, layout, size) }
     }
@@ -76,12 +87,96 @@ fn datagrams_cost_no_allocation() {
             exchange(&client, &server).await;
             burst(&client, &server, &mut out, &mut back).await;
         }
-        let before = ALLOCATIONS.load(Ordering::Relaxed);
+        let before = ALLOCATIONS.get();
         for _ in 0..1000 {
             exchange(&client, &server).await;
             burst(&client, &server, &mut out, &mut back).await;
         }
-        let allocations = ALLOCATIONS.load(Ordering::Relaxed) - before;
+        let allocations = ALLOCATIONS.get() - before;
         assert_eq!(allocations, 0, "for 21,000 datagrams there and back");
+    });
+}
+
+/// Messages to somebody who echoes, small ones and some that are more than one buffer.
+async fn messages(mut client: impl AsyncRead + AsyncWrite + Unpin) {
+    let data = [7; 20_000];
+    let mut buf = [0; 20_000];
+    let mut exchange = async |len: usize| {
+        client.write_all(&data[..len]).await.unwrap();
+        client.read_exact(&mut buf[..len]).await.unwrap();
+    };
+    // Buffers grow to what is needed, once.
+    for _ in 0..100 {
+        exchange(64).await;
+        exchange(20_000).await;
+    }
+    let before = ALLOCATIONS.get();
+    for _ in 0..1_000 {
+        exchange(64).await;
+        exchange(20_000).await;
+    }
+    let allocations = ALLOCATIONS.get() - before;
+    assert_eq!(allocations, 0, "for 2,000 messages there and back");
+}
+
+/// Echoes out of a buffer of its own.
+struct Buffered([u8; 1000]);
+
+impl BufferedProtocol for Buffered {
+    fn get_buffer(&mut self, _: Option<usize>) -> &mut [u8] {
+        &mut self.0
+    }
+
+    fn buffer_updated(&mut self, transport: &Transport, count: usize) -> io::Result<()> {
+        transport.write(&self.0[..count])
+    }
+}
+
+/// The same to an endpoint of each kind and to a socket, which make their pair anew.
+macro_rules! to_each_face {
+    ($pair:expr) => {
+        let options = AcceptedOptions::new;
+        let (ours, client) = $pair;
+        let echo = || on_data(|transport, data| transport.write(data));
+        let sock = Socket::try_from(ours).unwrap();
+        let (transport, _) = connect_accepted_socket(echo, sock, options())
+            .await
+            .unwrap();
+        messages(client).await;
+        transport.closed().await.unwrap();
+
+        let (ours, client) = $pair;
+        let sock = Socket::try_from(ours).unwrap();
+        let echo = || Buffered([0; 1000]);
+        let (transport, _) = connect_accepted_socket(echo, sock, options())
+            .await
+            .unwrap();
+        messages(client).await;
+        transport.closed().await.unwrap();
+
+        let (ours, client) = $pair;
+        let echoing = spawn(async move { futures_lite::io::copy(&ours, &ours).await });
+        messages(client).await;
+        echoing.await.unwrap();
+    };
+}
+
+#[test]
+fn messages_over_tcp_cost_no_allocation() {
+    coracle::block_on(async {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        to_each_face!({
+            let client = TcpStream::connect(addr).await.unwrap();
+            (listener.accept().await.unwrap().0, client)
+        });
+    });
+}
+
+#[cfg(unix)]
+#[test]
+fn messages_over_unix_connections_cost_no_allocation() {
+    coracle::block_on(async {
+        to_each_face!(coracle::net::UnixStream::pair().unwrap());
     });
 }

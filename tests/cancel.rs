@@ -8,7 +8,6 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::Arc;
-use std::thread;
 use std::time::{Duration, Instant};
 
 use common::{block_on_within, local_v4, recording, std_udp, Event, Log, PATIENCE};
@@ -28,29 +27,35 @@ fn spans() -> impl FnMut() -> Duration {
     }
 }
 
-/// A thread that sends the numbers below `count` to `to`, never more than a few ahead of what has
-/// been received, so that the system drops none.
-fn numbers_from_a_thread(
-    count: usize,
-    to: SocketAddr,
-    received: &Arc<AtomicUsize>,
-) -> thread::JoinHandle<()> {
-    let received = received.clone();
-    thread::spawn(move || {
-        let socket = std_udp();
-        let mut pause = spans();
-        let give_up = Instant::now() + PATIENCE;
-        for number in 0..count {
-            while number > received.load(Ordering::Relaxed) + 40 {
-                assert!(Instant::now() < give_up, "stuck at {number}");
-                thread::yield_now();
-            }
-            if number % 3 == 0 {
-                thread::sleep(pause());
-            }
-            socket.send_to(&number.to_le_bytes(), to).unwrap();
+/// Sends the numbers below `count` to `to`, never more than a few ahead of what has been received,
+/// so that the system drops none.
+async fn send_numbers(count: usize, to: SocketAddr, received: Arc<AtomicUsize>) {
+    let socket = std_udp();
+    let mut pause = spans();
+    let give_up = Instant::now() + PATIENCE;
+    for number in 0..count {
+        while number > received.load(Ordering::Relaxed) + 40 {
+            assert!(Instant::now() < give_up, "stuck at {number}");
+            yield_now().await;
         }
-    })
+        if number % 3 == 0 {
+            sleep(pause()).await;
+        }
+        socket.send_to(&number.to_le_bytes(), to).unwrap();
+    }
+}
+
+/// Runs it on a thread of its own, beside the caller.
+#[cfg(not(target_os = "wasi"))]
+fn beside(work: impl Future<Output = ()> + Send + 'static) -> impl Future<Output = ()> {
+    let thread = std::thread::spawn(|| coracle::block_on(work));
+    async { thread.join().unwrap() }
+}
+
+/// WASI has no threads: a task.
+#[cfg(target_os = "wasi")]
+fn beside(work: impl Future<Output = ()> + 'static) -> impl Future<Output = ()> {
+    spawn(work)
 }
 
 fn number(data: &[u8]) -> usize {
@@ -69,7 +74,7 @@ fn receives_that_are_given_up_lose_nothing() {
     block_on_within(async {
         let (socket, addr) = bound().await;
         let received = Arc::new(AtomicUsize::new(0));
-        let sender = numbers_from_a_thread(COUNT, addr, &received);
+        let sender = beside(send_numbers(COUNT, addr, received.clone()));
         let mut span = spans();
         let mut numbers = Vec::new();
         let mut given_up = 0;
@@ -104,7 +109,7 @@ fn receives_that_are_given_up_lose_nothing() {
                 break;
             }
         }
-        sender.join().unwrap();
+        sender.await;
         assert!(numbers.into_iter().eq(0..COUNT), "each once and in order");
         assert!(given_up > 100, "{given_up}");
     });
@@ -135,11 +140,11 @@ fn a_receive_that_is_given_up_does_not_take_anothers_wake() {
         };
         // One that waits patiently among those that come and go.
         let _tasks = [receive(true), receive(false), receive(true)];
-        let sender = numbers_from_a_thread(COUNT, addr, &received);
+        let sender = beside(send_numbers(COUNT, addr, received.clone()));
         while numbers.borrow().len() < COUNT {
             sleep(Duration::from_millis(1)).await;
         }
-        sender.join().unwrap();
+        sender.await;
         let mut numbers = numbers.borrow().clone();
         numbers.sort();
         assert!(numbers.into_iter().eq(0..COUNT), "each once");

@@ -1,11 +1,15 @@
 //! The options of datagram endpoints: what is refused, and what becomes of what is not.
+//!
+//! WASI has no sockets that could be brought, no broadcasting, and no names of services.
 
 mod common;
 
 use std::io::ErrorKind;
 use std::net::{SocketAddr, SocketAddrV6};
 
-use common::{block_on_within, close, ip, local_v4, recording, refusal, std_udp, Log};
+#[cfg(not(target_os = "wasi"))]
+use common::close;
+use common::{block_on_within, ip, local_v4, recording, refusal, std_udp, Log, BROADCAST};
 use coracle::net::ResolveFlags;
 #[cfg(unix)]
 use coracle::{Address, UnixAddress};
@@ -50,8 +54,13 @@ fn sock_goes_with_no_other_option_and_the_refusal_names_it() {
             .flags(flags)
             .reuse_port(false)
             .allow_broadcast(false);
-        let (transport, _) = recording(&Log::new(), nothing).await;
-        close(&transport).await;
+        #[cfg(not(target_os = "wasi"))]
+        {
+            let (transport, _) = recording(&Log::new(), nothing).await;
+            close(&transport).await;
+        }
+        #[cfg(target_os = "wasi")]
+        assert_eq!(refusal(nothing).await.kind(), ErrorKind::Unsupported);
     });
 }
 
@@ -151,7 +160,11 @@ fn what_is_no_address_is_refused_by_name_on_either_side() {
 fn unknown_names_and_services_are_errors_that_name_them() {
     block_on_within(async {
         let error = refusal(options().local_addr(("localhost", "no-such-service"))).await;
-        assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
+        let kind = match cfg!(target_os = "wasi") {
+            true => ErrorKind::Unsupported,
+            false => ErrorKind::InvalidInput,
+        };
+        assert_eq!(error.kind(), kind, "{error}");
         assert!(error.to_string().contains("no-such-service"), "{error}");
         // With this flag no name server is asked.
         let numeric = options()
@@ -253,9 +266,10 @@ fn reuse_port_where_there_is_none_is_unsupported() {
             assert_eq!(error.kind(), ErrorKind::Unsupported);
             assert!(error.to_string().contains("reuse_port"), "{error}");
         }
-        if cfg!(windows) {
+        if cfg!(any(windows, target_os = "wasi")) {
             let error = refusal(local_v4().reuse_port(true)).await;
             assert_eq!(error.kind(), ErrorKind::Unsupported);
+            assert!(error.to_string().contains("reuse_port"), "{error}");
         }
     });
 }
@@ -263,13 +277,34 @@ fn reuse_port_where_there_is_none_is_unsupported() {
 #[test]
 fn broadcast_is_set_only_if_asked_for() {
     block_on_within(async {
-        for on in [true, false] {
+        for &on in BROADCAST {
             let (transport, _) = recording(&Log::new(), local_v4().allow_broadcast(on)).await;
             assert_eq!(transport.udp_socket().unwrap().broadcast().unwrap(), on);
         }
     });
 }
 
+#[cfg(target_os = "wasi")]
+#[test]
+fn what_the_platform_lacks_is_refused_by_name() {
+    block_on_within(async {
+        for (given, name) in [
+            (sock(), "sock"),
+            (local_v4().allow_broadcast(true), "allow_broadcast"),
+            (local_v4().reuse_port(true), "reuse_port"),
+            (local_v4().proto(136), "proto 136"),
+            (options().local_addr("/a/path"), "Unix"),
+            (options().family(Family::Unix), "Unix"),
+        ] {
+            let error = refusal(given).await;
+            assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+            let text = error.to_string();
+            assert!(text.contains(name) && text.contains("WASI 0.2"), "{text}");
+        }
+    });
+}
+
+#[cfg(not(target_os = "wasi"))]
 #[test]
 fn a_socket_that_was_brought_is_used_as_it_is() {
     block_on_within(async {
@@ -312,6 +347,7 @@ fn a_socket_that_was_brought_is_used_as_it_is() {
     });
 }
 
+#[cfg(not(target_os = "wasi"))]
 #[test]
 fn sockets_that_are_none_for_datagrams_are_refused() {
     block_on_within(async {

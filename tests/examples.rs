@@ -1,5 +1,7 @@
 //! The examples that run to their end do what they say, and those that serve and connect work with
 //! each other. Other programs talk to them in `peers.rs` and `stream_peers.rs`.
+// WASI has no processes.
+#![cfg(not(target_os = "wasi"))]
 
 #[path = "peers/process.rs"]
 mod process;

@@ -1,5 +1,7 @@
 //! Sockets, endpoints and timers where no coracle runtime is running, and on the way between
 //! runtimes.
+// On WASI there are no other executors.
+#![cfg(not(target_os = "wasi"))]
 
 mod common;
 

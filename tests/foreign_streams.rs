@@ -1,6 +1,6 @@
 //! Connections, servers and stream sockets where no coracle runtime is running, and on the way
 //! between runtimes.
-#![cfg(feature = "async-io")]
+#![cfg(all(feature = "async-io", not(target_os = "wasi")))]
 
 mod common;
 

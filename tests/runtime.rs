@@ -290,7 +290,11 @@ fn a_runtime_inside_a_runtime_is_refused() {
         assert_eq!(in_task.await, ErrorKind::InvalidInput);
         #[cfg(not(target_os = "wasi"))]
         {
-            assert_eq!(panics(|| block_on(async {})), error.to_string());
+            let message = panics(|| block_on(async {}));
+            assert!(
+                message.contains("running on this thread already"),
+                "{message}"
+            );
             let elsewhere = thread::spawn(|| block_on(async { 1 })).join().unwrap();
             assert_eq!(elsewhere, 1, "other threads are free to");
         }

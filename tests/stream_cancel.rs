@@ -71,6 +71,7 @@ fn reads_that_are_given_up_lose_nothing() {
                     give_up_after(polls, b.read_vectored(&mut both)).await
                 }
                 2 => give_up_after(polls, AsyncReadExt::read(&mut &b, &mut buf)).await,
+                #[cfg(not(target_os = "wasi"))]
                 3 => {
                     let reading = b.read_with(|socket| io::Read::read(&mut &*socket, &mut buf));
                     give_up_after(polls, reading).await
@@ -132,6 +133,7 @@ fn writes_that_are_given_up_have_written_nothing() {
                     give_up_after(polls, a.write_vectored(&both)).await
                 }
                 2 => give_up_after(polls, AsyncWriteExt::write(&mut &a, &data)).await,
+                #[cfg(not(target_os = "wasi"))]
                 3 => {
                     let writing = a.write_with(|socket| io::Write::write(&mut &*socket, &data));
                     give_up_after(polls, writing).await
@@ -160,7 +162,7 @@ fn writes_that_are_given_up_have_written_nothing() {
 #[test]
 fn a_write_of_all_that_is_given_up_has_written_from_the_front() {
     // More than the system takes.
-    let data = pattern(251).repeat(200_000);
+    let data = pattern(251).repeat(60_000);
     for polls in 0..6 {
         on_both!(|a, b| {
             let (mut received, mut buf) = (Vec::<u8>::new(), vec![0; 30_000]);
@@ -189,7 +191,7 @@ fn who_gives_up_does_not_take_anothers_turn() {
         let reader = |polls: Option<usize>| {
             let b = b.clone();
             spawn(async move {
-                let (mut buf, mut received) = ([0; 100], 0);
+                let (mut buf, mut received) = ([0; 3_000], 0);
                 loop {
                     let result = match polls {
                         None => Some(b.read(&mut buf).await),
@@ -235,6 +237,7 @@ fn who_gives_up_does_not_take_anothers_turn() {
     });
 }
 
+#[cfg(not(target_os = "wasi"))]
 #[test]
 fn a_stream_that_was_waited_for_in_vain_is_converted_as_any_other() {
     const NAME: &str = "a_stream_that_was_waited_for_in_vain_is_converted_as_any_other";
@@ -366,6 +369,7 @@ fn connecting_and_binding_leave_nothing_open_when_they_are_given_up() {
         let addr = listener.local_addr().unwrap();
         let named = ("localhost", addr.as_ip().unwrap().port());
         // How each is made, and whether it can be.
+        #[allow(unused_mut)] // where there are no others
         let mut ways: Vec<(Box<dyn Fn() -> Making>, bool)> = vec![
             (Box::new(move || making(TcpStream::connect(addr))), true),
             (Box::new(move || making(TcpStream::connect(named))), true),

@@ -260,6 +260,7 @@ fn halves_are_put_together_again_but_only_those_of_one_stream() {
     });
 }
 
+#[cfg(not(target_os = "wasi"))]
 #[test]
 fn operations_of_the_users_own_wait_like_the_others() {
     on_both!(|a, b| {

@@ -8,7 +8,9 @@ use std::pin::{pin, Pin};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use common::{block_on_within, PATIENCE};
+use common::block_on_within;
+#[cfg(not(target_os = "wasi"))]
+use common::PATIENCE;
 use coracle::net::{TcpListener, TcpStream};
 use coracle::{spawn, yield_now};
 use futures_lite::future::poll_once;
@@ -272,12 +274,14 @@ fn a_task_that_is_cancelled_closes_its_stream() {
 }
 
 /// The two ends of a connection that no runtime knows.
+#[cfg(not(target_os = "wasi"))]
 fn std_pair() -> (std::net::TcpStream, std::net::TcpStream) {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     (client, listener.accept().unwrap().0)
 }
 
+#[cfg(not(target_os = "wasi"))]
 #[test]
 fn a_stream_outlives_the_runtimes_that_it_waits_in() {
     let (a, mut b) = std_pair();
@@ -297,6 +301,7 @@ fn a_stream_outlives_the_runtimes_that_it_waits_in() {
     assert_eq!(Arc::strong_count(&a), 1);
 }
 
+#[cfg(not(target_os = "wasi"))]
 #[test]
 fn who_waits_for_a_stream_of_a_runtime_that_ends_goes_on() {
     let (a, mut b) = std_pair();

@@ -1,125 +1,47 @@
 //! System calls are a budget: what an echoed datagram costs, and that nothing spins.
-//!
-//! Programs run under `strace -c`. What they need to start cancels out: each is measured with
-//! little and with much to do.
 #![cfg(target_os = "linux")]
 
 #[path = "peers/process.rs"]
 mod process;
+#[path = "peers/trace.rs"]
+mod trace;
 
-use std::fs;
 use std::io;
 use std::net::UdpSocket as StdUdpSocket;
-use std::path::Path;
 use std::process::Command;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use coracle::net::{UdpSocket, UnixDatagram};
 use coracle::time::{sleep, timeout};
 use coracle::{create_datagram_endpoint, on_datagram, Address, DatagramOptions, Family};
 use coracle::{DatagramProtocol, DatagramTransport};
-use process::{example, run, tool, Process, LIMIT};
+use process::{example, LIMIT};
+use trace::{calls_for, calls_per_round, limit, own_role, role};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
-/// A program under strace, which writes its counts to `summary` in the end.
-fn traced(program: &Command, summary: &Path, options: &[&str]) -> Command {
-    let mut command = tool("strace", "strace");
-    command.args(["-f", "-c", "-o"]).arg(summary).args(options);
-    command.arg(program.get_program()).args(program.get_args());
-    for (name, value) in program.get_envs() {
-        command.env(name, value.unwrap_or_default());
-    }
-    command
-}
-
-/// The total of strace's table, once it is there.
-fn total(summary: &Path) -> Option<u64> {
-    let text = fs::read_to_string(summary).ok()?;
-    let line = text.lines().find(|line| line.ends_with(" total"))?;
-    line.split_whitespace().nth(3)?.parse().ok()
-}
-
-/// The system calls of a server while `client` works with it.
-fn calls_of_server(server: &Command, client: impl FnOnce(StdUdpSocket)) -> u64 {
-    let folder = tempfile::tempdir().unwrap();
-    let summary = folder.path().join("summary");
-    // -D: the server is our child, not strace's, so that it is the one that is killed.
-    let process = Process::start(&mut traced(server, &summary, &["-D"]));
-    let addr = loop {
-        // Something else may be in front, if it is a test.
-        if let Some((_, addr)) = process.line().split_once("listening on ") {
-            break addr.to_owned();
-        }
-    };
-    let socket = StdUdpSocket::bind("127.0.0.1:0").unwrap();
-    socket.connect(addr).unwrap();
-    socket.set_read_timeout(Some(LIMIT)).unwrap();
-    client(socket);
-    drop(process);
-    let since = Instant::now();
-    loop {
-        if let Some(total) = total(&summary) {
-            return total;
-        }
-        assert!(since.elapsed() < LIMIT, "strace does not end");
-        thread::sleep(Duration::from_millis(5));
-    }
-}
-
-/// Single datagrams, with enough time in between for the server to fall asleep.
-fn send_alone(socket: StdUdpSocket, count: u64) {
-    for _ in 0..count {
-        socket.send(b"alone").unwrap();
-        socket.recv(&mut [0; 16]).unwrap();
-        thread::sleep(Duration::from_millis(1));
-    }
-}
-
-/// The system calls of a server for each single datagram that it echoes.
+/// The system calls of a server for each single datagram that it echoes, with enough time in
+/// between for it to fall asleep.
 fn calls_per_datagram(server: &Command) -> f64 {
-    const FEW: u64 = 20;
-    const MANY: u64 = 320;
-    let [few, many] =
-        [FEW, MANY].map(|count| calls_of_server(server, |socket| send_alone(socket, count)) as f64);
-    let per_datagram = (many - few) / (MANY - FEW) as f64;
-    println!("{per_datagram:.2} system calls per datagram");
-    per_datagram
-}
-
-/// This very program in one of the roles below.
-fn role(name: &str) -> Command {
-    let mut command = Command::new(std::env::current_exe().unwrap());
-    command.args(["--exact", "as_a_child", "--nocapture", "--test-threads=1"]);
-    command.env("CORACLE_TEST_ROLE", name);
-    command
-}
-
-/// The system calls that a role makes for an amount of what it does, be it milliseconds or work.
-fn calls_for(name: &str, amount: u64) -> u64 {
-    let [none, all] = [0, amount].map(|amount| {
-        let folder = tempfile::tempdir().unwrap();
-        let summary = folder.path().join("summary");
-        let mut role = role(name);
-        role.env("CORACLE_TEST_AMOUNT", amount.to_string());
-        let done = run(&mut traced(&role, &summary, &[]));
-        assert!(done.status.success(), "{done:?}");
-        total(&summary).expect("strace has ended")
-    });
-    println!("{name}: {none} system calls for nothing, {all} for {amount}");
-    // Start-up varies by a few.
-    all.saturating_sub(none)
+    calls_per_round(server, |addr, count| {
+        let socket = StdUdpSocket::bind("127.0.0.1:0").unwrap();
+        socket.connect(addr).unwrap();
+        socket.set_read_timeout(Some(LIMIT)).unwrap();
+        for _ in 0..count {
+            socket.send(b"alone").unwrap();
+            socket.recv(&mut [0; 16]).unwrap();
+            thread::sleep(Duration::from_millis(1));
+        }
+    })
 }
 
 /// What the other tests run: no test in itself.
 #[test]
 fn as_a_child() {
-    let Ok(role) = std::env::var("CORACLE_TEST_ROLE") else {
+    let Some((role, amount)) = own_role() else {
         return;
     };
-    let amount = std::env::var("CORACLE_TEST_AMOUNT").unwrap_or_default();
-    let amount = amount.parse().unwrap_or_default();
     let time = Duration::from_millis(amount);
     coracle::block_on(async {
         match &role[..] {
@@ -309,15 +231,6 @@ async fn full_connected_endpoint(time: Duration) -> io::Result<()> {
     Ok(())
 }
 
-/// What Linux may need, and what other platforms' code may, which these hooks have it run.
-fn limit(linux: f64, portable: f64) -> f64 {
-    if cfg!(any(coracle_force_portable, polling_test_poll_backend)) {
-        portable
-    } else {
-        linux
-    }
-}
-
 #[test]
 fn an_endpoint_echoes_with_three_calls() {
     let calls = calls_per_datagram(&example("udp_echo_server"));
@@ -345,7 +258,7 @@ fn timeouts_that_do_not_fire_cost_no_calls() {
 #[test]
 fn bursts_are_received_and_sent_together() {
     const COUNT: u64 = 50;
-    let calls = calls_for("bursts", COUNT);
+    let calls = calls_for("bursts", COUNT).total();
     // The client's as well as the server's.
     let per_datagram = calls as f64 / (COUNT * BURST as u64) as f64;
     assert!(per_datagram <= limit(0.5, 5.0), "{per_datagram}");
@@ -353,38 +266,38 @@ fn bursts_are_received_and_sent_together() {
 
 #[test]
 fn an_idle_runtime_sleeps() {
-    let calls = calls_for("idle", 300);
+    let calls = calls_for("idle", 300).total();
     assert!(calls < 50, "{calls}");
 }
 
 #[test]
 fn unread_data_wakes_nobody() {
     for name in ["unread", "unread_endpoint"] {
-        let calls = calls_for(name, 300);
+        let calls = calls_for(name, 300).total();
         assert!(calls < 50, "{name}: {calls}");
     }
 }
 
 #[test]
 fn an_unread_error_wakes_nobody() {
-    let calls = calls_for("unread_error", 300);
+    let calls = calls_for("unread_error", 300).total();
     assert!(calls < 50, "{calls}");
 }
 
 #[test]
 fn a_full_unix_receiver_is_not_pestered() {
     // The system does not tell when there is room: a try every now and then.
-    let calls = calls_for("full", 300);
+    let calls = calls_for("full", 300).total();
     assert!(calls < 300, "{calls}");
     // It does for its only peer.
-    let calls = calls_for("full_connected", 300);
+    let calls = calls_for("full_connected", 300).total();
     assert!(calls < 50, "{calls}");
 }
 
 #[test]
 fn an_endpoint_does_not_pester_a_full_unix_receiver() {
-    let calls = calls_for("full_endpoint", 300);
+    let calls = calls_for("full_endpoint", 300).total();
     assert!(calls < 300, "{calls}");
-    let calls = calls_for("full_connected_endpoint", 300);
+    let calls = calls_for("full_connected_endpoint", 300).total();
     assert!(calls < 50, "{calls}");
 }

@@ -2,6 +2,9 @@
 //! attempts that overlap, giving up.
 
 mod common;
+#[cfg(target_os = "linux")]
+#[path = "common/giving_up.rs"]
+mod giving_up;
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -467,12 +470,12 @@ fn without_a_runtime_there_is_the_form_with_a_driver() {
 #[cfg(target_os = "linux")]
 mod several_addresses {
     use std::process::Command;
-    use std::time::Instant;
 
     use coracle::time::timeout;
-    use coracle::yield_now;
-    use futures_lite::future::poll_once;
 
+    use super::giving_up::{
+        descriptors, descriptors_come_down_to, give_up_after, give_up_when_woken, ways_to_give_up,
+    };
     use super::*;
 
     const HOSTS: &str = "127.0.0.1 localhost\n\
@@ -522,19 +525,6 @@ mod several_addresses {
         }
     }
 
-    /// How many descriptors this process has open.
-    fn descriptors() -> usize {
-        std::fs::read_dir("/proc/self/fd").unwrap().count()
-    }
-
-    async fn descriptors_come_down_to(count: usize) {
-        let give_up = Instant::now() + PATIENCE;
-        while descriptors() > count {
-            assert!(Instant::now() < give_up, "{} are open", descriptors());
-            yield_now().await;
-        }
-    }
-
     #[test]
     fn an_address_that_does_not_answer_is_overtaken() {
         with_names("an_address_that_does_not_answer_is_overtaken", || {
@@ -547,7 +537,7 @@ mod several_addresses {
                 let soon = to(target.clone()).happy_eyeballs_delay(Duration::from_millis(1));
                 let (transport, _) = echoing(&Log::new(), soon).await;
                 assert_eq!(peer_of(&transport), second);
-                descriptors_come_down_to(before + 1).await;
+                descriptors_come_down_to(before + 1, "overtaken").await;
                 exchange(&transport, accept(&listener)).await;
 
                 // Not before its time, and not at all unless it is asked for.
@@ -557,7 +547,7 @@ mod several_addresses {
                     let connecting = create_connection(factory, patient);
                     let some_time = Duration::from_millis(50);
                     assert!(timeout(some_time, connecting).await.is_err());
-                    descriptors_come_down_to(before).await;
+                    descriptors_come_down_to(before, "given up").await;
                 }
                 listener.set_nonblocking(true).unwrap();
                 let nobody = listener.accept().unwrap_err();
@@ -671,30 +661,21 @@ mod several_addresses {
         });
     }
 
-    /// Gives a connection up after so many polls, waits until nothing of it is open, and tells
+    /// Checks that nothing is left of a connection that was given up, or is given up now; tells
     /// whether it was made in time.
-    async fn gives_up_after(polls: usize, options: TcpOptions, open_before: usize) -> bool {
-        let log = Log::new();
-        let mut made = None;
-        {
-            let factory = || Recorder::new(&log);
-            let mut connecting = Box::pin(create_connection(factory, options));
-            for _ in 0..polls {
-                made = poll_once(&mut connecting).await;
-                if made.is_some() {
-                    break;
-                }
-                yield_now().await;
-            }
-        }
+    async fn leaves_nothing(
+        made: Option<io::Result<(Transport, ProtocolHandle<Recorder>)>>,
+        log: &Log,
+        open_before: usize,
+    ) -> bool {
         let is_made = made.is_some();
         if let Some(made) = made {
             made.unwrap().0.close();
         }
-        descriptors_come_down_to(open_before).await;
-        let events = log.events();
         let whole = [Event::Made, Event::Lost(None)];
-        assert!(events.is_empty() || events == whole, "{events:?}");
+        log.until(|events| events.is_empty() || events == whole)
+            .await;
+        descriptors_come_down_to(open_before, log.events()).await;
         is_made
     }
 
@@ -707,20 +688,27 @@ mod several_addresses {
                 let _silent = [silent(first), silent(second)];
                 let (_listener, addr) = listening("127.0.0.1");
                 common::settle().await;
-                let mut made = [0; 4];
-                for polls in 0..12 {
-                    let before = descriptors();
+                let before = descriptors();
+                let mut made = [0; 3];
+                for way in ways_to_give_up() {
                     let (ours, peer) = std_pair();
                     let named = to(("localhost", addr.port()));
-                    let soon = to(target.clone()).happy_eyeballs_delay(Duration::ZERO);
-                    let sock = options().sock(ours);
-                    made[3] += usize::from(gives_up_after(polls, sock, before + 1).await);
+                    let ways = [options().sock(ours), to(addr), named];
+                    for (given, made) in ways.into_iter().zip(&mut made) {
+                        let log = Log::new();
+                        let connecting = create_connection(|| Recorder::new(&log), given);
+                        let result = give_up_when_woken(way, connecting).await;
+                        // The peer's is open.
+                        *made += usize::from(leaves_nothing(result, &log, before + 1).await);
+                    }
                     drop(peer);
-                    made[0] += usize::from(gives_up_after(polls, to(addr), before).await);
-                    made[1] += usize::from(gives_up_after(polls, named, before).await);
-                    made[2] += usize::from(gives_up_after(polls, soon, before).await);
+                    let log = Log::new();
+                    let soon = to(target.clone()).happy_eyeballs_delay(Duration::ZERO);
+                    let connecting = create_connection(|| Recorder::new(&log), soon);
+                    let result = give_up_after(way.0, connecting).await;
+                    assert!(!leaves_nothing(result, &log, before).await);
                 }
-                assert!(made[0] > 0 && made[3] > 0 && made[2] == 0, "{made:?}");
+                assert!(made.iter().all(|&made| made > 0), "{made:?}");
             });
         });
     }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use common::{block_on_within, raw_code};
 use coracle::net::{Keepalive, TcpListener, TcpStream};
 use futures_lite::future::poll_once;
-use futures_lite::{io as aio, StreamExt};
+use futures_lite::StreamExt;
 
 async fn tcp_pair() -> (TcpStream, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -268,7 +268,7 @@ fn streams_are_converted_both_ways_and_others_refused() {
                 #[cfg(feature = "async-io")]
                 3 => {
                     let a = async_io::Async::<std::net::TcpStream>::try_from(a).unwrap();
-                    aio::AsyncWriteExt::write_all(&mut &a, b"theirs")
+                    futures_lite::AsyncWriteExt::write_all(&mut &a, b"theirs")
                         .await
                         .unwrap();
                     assert_eq!(b.read(&mut buf).await.unwrap(), 6);

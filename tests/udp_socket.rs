@@ -1,8 +1,12 @@
 //! UDP sockets with async methods.
+//!
+//! WASI has no groups, no broadcasting, and no sockets of other crates.
 
 mod common;
 
-use std::io::{self, ErrorKind};
+#[cfg(not(target_os = "wasi"))]
+use std::io;
+use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
@@ -279,6 +283,7 @@ fn readiness_can_be_waited_for() {
     });
 }
 
+#[cfg(not(target_os = "wasi"))]
 #[test]
 fn operations_of_the_users_own_wait_like_the_others() {
     block_on_within(async {
@@ -319,6 +324,56 @@ fn options_come_back_as_they_were_set() {
             for hops in [1, 64, 255] {
                 socket.set_ttl(hops).unwrap();
                 assert_eq!(socket.ttl().unwrap(), hops);
+            }
+            socket.set_recv_buffer_size(20_000).unwrap();
+            assert!(socket.recv_buffer_size().unwrap() >= 20_000);
+            socket.set_send_buffer_size(20_000).unwrap();
+            assert!(socket.send_buffer_size().unwrap() >= 20_000);
+            assert!(!socket.reuse_port().unwrap());
+        }
+        let (v4, _) = v4().await;
+        let error = v4.set_ttl(256).unwrap_err();
+        assert!(error.to_string().contains("ttl"), "{error}");
+        assert!(v4.only_v6().is_err());
+    });
+}
+
+#[cfg(target_os = "wasi")]
+#[test]
+fn what_the_host_has_no_call_for_is_refused_by_name() {
+    block_on_within(async {
+        let (v4, _) = v4().await;
+        let (v6, _) = bound("[::1]:0").await;
+        let group = Ipv4Addr::new(239, 255, 77, 9);
+        for (error, name) in [
+            (v4.set_broadcast(true).unwrap_err(), "broadcast"),
+            (v4.set_multicast_ttl(1).unwrap_err(), "multicast_ttl"),
+            (v4.set_multicast_loop(true).unwrap_err(), "multicast_loop"),
+            (
+                v4.set_multicast_interface(Ipv4Addr::LOCALHOST).unwrap_err(),
+                "multicast_interface",
+            ),
+            (
+                v4.join_multicast(group, Interface::Any).unwrap_err(),
+                "239.255.77.9",
+            ),
+        ] {
+            assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+            let text = error.to_string();
+            assert!(text.contains(name) && text.contains("WASI 0.2"), "{text}");
+        }
+        assert!(!v4.broadcast().unwrap());
+        assert!(v6.only_v6().unwrap(), "always so");
+    });
+}
+
+#[cfg(not(target_os = "wasi"))]
+#[test]
+fn options_of_groups_and_families_come_back_as_they_were_set() {
+    block_on_within(async {
+        for local in ["127.0.0.1:0", "[::1]:0"] {
+            let (socket, _) = bound(local).await;
+            for hops in [1, 64, 255] {
                 socket.set_multicast_ttl(hops).unwrap();
                 assert_eq!(socket.multicast_ttl().unwrap(), hops);
             }
@@ -328,17 +383,9 @@ fn options_come_back_as_they_were_set() {
                 socket.set_multicast_loop(on).unwrap();
                 assert_eq!(socket.multicast_loop().unwrap(), on);
             }
-            socket.set_recv_buffer_size(20_000).unwrap();
-            assert!(socket.recv_buffer_size().unwrap() >= 20_000);
-            socket.set_send_buffer_size(20_000).unwrap();
-            assert!(socket.send_buffer_size().unwrap() >= 20_000);
             let error = socket.set_multicast_ttl(256).unwrap_err();
             assert!(error.to_string().contains("multicast_ttl"), "{error}");
-            assert!(!socket.reuse_port().unwrap());
         }
-        let (v4, _) = v4().await;
-        assert!(v4.set_ttl(256).is_err());
-        assert!(v4.only_v6().is_err());
         let v6 = socket2::Socket::new(socket2::Domain::IPV6, socket2::Type::DGRAM, None).unwrap();
         for on in [true, false] {
             v6.set_only_v6(on).unwrap();
@@ -571,6 +618,7 @@ fn a_group_is_received_while_it_is_joined() {
     });
 }
 
+#[cfg(not(target_os = "wasi"))]
 #[test]
 fn what_is_no_group_or_no_interface_is_refused() {
     block_on_within(async {

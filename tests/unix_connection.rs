@@ -2,6 +2,9 @@
 #![cfg(unix)]
 
 mod common;
+#[cfg(target_os = "linux")]
+#[path = "common/giving_up.rs"]
+mod giving_up;
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
@@ -13,8 +16,8 @@ use common::stream::{Event, Log, Recorder};
 use common::{block_on_within, in_process, panic_message, raw_code, settle, within, PATIENCE};
 use coracle::net::{Socket, Target};
 use coracle::{
-    create_unix_connection, create_unix_connection_with_driver, spawn, Address, ProtocolHandle,
-    Transport, UnixAddress, UnixOptions,
+    connect_accepted_socket, create_unix_connection, create_unix_connection_with_driver, spawn,
+    AcceptedOptions, Address, ProtocolHandle, Transport, UnixAddress, UnixOptions,
 };
 use tempfile::TempDir;
 
@@ -206,6 +209,55 @@ fn a_socket_that_is_brought_is_used_and_closed() {
             if !transport.is_closing() {
                 exchange(&transport, accept(&listener)).await;
             }
+        }
+    });
+}
+
+#[test]
+fn the_names_of_both_ends_are_told_as_long_as_anybody_asks() {
+    block_on_within(async {
+        let (_folder, path, listener) = listening();
+        let (_other, own) = place();
+        for named in [true, false] {
+            let client = socket2::Socket::new(socket2::Domain::UNIX, socket2::Type::STREAM, None);
+            let client = client.unwrap();
+            if named {
+                client
+                    .bind(&socket2::SockAddr::unix(&own).unwrap())
+                    .unwrap();
+            }
+            client
+                .connect(&socket2::SockAddr::unix(&path).unwrap())
+                .unwrap();
+            let names = (
+                Address::from(UnixAddress::from_path(&path).unwrap()),
+                match named {
+                    true => UnixAddress::from_path(&own).unwrap().into(),
+                    false => Address::UNNAMED,
+                },
+            );
+            let seen = Arc::new(Mutex::new(Vec::new()));
+            let sees = seen.clone();
+            let look = move |transport: &Transport| {
+                let names = (
+                    transport.local_addr().unwrap(),
+                    transport.peer_addr().unwrap(),
+                );
+                sees.lock().unwrap().push(names);
+            };
+            let in_callbacks = look.clone();
+            let protocol = Recorder::reacting(&Log::new(), move |transport, _| {
+                in_callbacks(transport);
+                Ok(())
+            });
+            let accepted = accept(&listener);
+            let made = connect_accepted_socket(|| protocol, accepted, AcceptedOptions::new());
+            let (transport, _) = within(made).await.unwrap();
+            drop(client);
+            within(transport.closed()).await.unwrap();
+            look(&transport);
+            // When it was made, at the peer's end, when it was lost, and afterwards.
+            assert_eq!(*seen.lock().unwrap(), [names; 4]);
         }
     });
 }
@@ -497,12 +549,14 @@ fn without_a_runtime_there_is_the_form_with_a_driver() {
 mod waiting {
     use std::future::{poll_fn, Future};
     use std::process::Command;
-    use std::time::Instant;
 
     use coracle::time::{sleep, timeout};
     use coracle::yield_now;
     use futures_lite::future::poll_once;
 
+    use super::giving_up::{
+        descriptors, descriptors_come_down_to, give_up_when_woken, ways_to_give_up,
+    };
     use super::*;
 
     /// A listener at which no connection more may wait.
@@ -603,40 +657,21 @@ mod waiting {
         });
     }
 
-    /// How many descriptors this process has open.
-    fn descriptors() -> usize {
-        std::fs::read_dir("/proc/self/fd").unwrap().count()
-    }
-
-    /// Gives a connection up after so many polls, waits until nothing of it is open, and tells whether
-    /// it was made in time.
-    async fn gives_up_after(polls: usize, options: UnixOptions, open_before: usize) -> bool {
-        let log = Log::new();
-        let mut made = None;
-        {
-            let factory = || Recorder::new(&log);
-            let mut connecting = Box::pin(create_unix_connection(factory, options));
-            for _ in 0..polls {
-                made = poll_once(&mut connecting).await;
-                if made.is_some() {
-                    break;
-                }
-                yield_now().await;
-            }
-        }
+    /// Checks that nothing is left of a connection that was given up, or is given up now; tells
+    /// whether it was made in time.
+    async fn leaves_nothing(
+        made: Option<io::Result<(Transport, ProtocolHandle<Recorder>)>>,
+        log: &Log,
+        open_before: usize,
+    ) -> bool {
         let is_made = made.is_some();
         if let Some(made) = made {
             made.unwrap().0.close();
         }
-        let give_up = Instant::now() + PATIENCE;
-        while descriptors() > open_before {
-            let events = log.events();
-            assert!(Instant::now() < give_up, "polled {polls} times: {events:?}");
-            yield_now().await;
-        }
-        let events = log.events();
         let whole = [Event::Made, Event::Lost(None)];
-        assert!(events.is_empty() || events == whole, "{events:?}");
+        log.until(|events| events.is_empty() || events == whole)
+            .await;
+        descriptors_come_down_to(open_before, log.events()).await;
         is_made
     }
 
@@ -644,35 +679,35 @@ mod waiting {
     #[test]
     fn a_connection_that_is_given_up_anywhere_leaves_nothing_open() {
         let name = "waiting::a_connection_that_is_given_up_anywhere_leaves_nothing_open";
-        in_process(
-            name,
-            |program| Command::new(program),
-            || {
-                block_on_within(async {
-                    let full = Full::new();
-                    let (_folder, path, listener) = listening();
-                    settle().await;
-                    let mut made = [0; 3];
-                    for polls in 0..8 {
-                        let before = descriptors();
-                        made[0] +=
-                            usize::from(gives_up_after(polls, options().path(&path), before).await);
-                        if polls > 0 {
-                            assert_eq!(
-                                accept(&listener).read(&mut [0]).unwrap(),
-                                0,
-                                "it is closed"
-                            );
-                        }
-                        let to_full = options().path(&full.path);
-                        made[1] += usize::from(gives_up_after(polls, to_full, before).await);
-                        let (given, peer) = pair();
-                        made[2] += usize::from(gives_up_after(polls, given, before + 1).await);
-                        drop(peer);
+        let own = |program: &Path| Command::new(program);
+        in_process(name, own, || {
+            block_on_within(async {
+                let full = Full::new();
+                let (_folder, path, listener) = listening();
+                settle().await;
+                let before = descriptors();
+                let mut made = [0; 2];
+                for way in ways_to_give_up() {
+                    let (given, peer) = pair();
+                    for (given, made) in [given, options().path(&path)].into_iter().zip(&mut made) {
+                        let log = Log::new();
+                        let connecting = create_unix_connection(|| Recorder::new(&log), given);
+                        let result = give_up_when_woken(way, connecting).await;
+                        // The peer's is open.
+                        *made += usize::from(leaves_nothing(result, &log, before + 1).await);
                     }
-                    assert!(made[0] > 0 && made[1] == 0 && made[2] > 0, "{made:?}");
-                });
-            },
-        );
+                    drop(peer);
+                    if way.0 > 0 {
+                        assert_eq!(accept(&listener).read(&mut [0]).unwrap(), 0, "it is closed");
+                    }
+                    let log = Log::new();
+                    let to_full = options().path(&full.path);
+                    let connecting = create_unix_connection(|| Recorder::new(&log), to_full);
+                    let result = give_up_when_woken(way, connecting).await;
+                    assert!(!leaves_nothing(result, &log, before).await);
+                }
+                assert!(made.iter().all(|&made| made > 0), "{made:?}");
+            });
+        });
     }
 }

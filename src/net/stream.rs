@@ -21,6 +21,11 @@ pub(crate) enum Peer {
 }
 
 impl Peer {
+    /// Learned now, for it may be forgotten when the peer is gone.
+    pub(crate) fn of(stream: &Stream) -> Peer {
+        stream.peer_addr().map_or(Peer::Ask, Peer::from)
+    }
+
     pub(crate) fn addr(&self, stream: &Stream) -> io::Result<Address> {
         match self {
             Peer::Ask => stream.peer_addr(),

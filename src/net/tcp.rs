@@ -148,7 +148,7 @@ impl TcpStream {
         if inner.family() == Family::Unix {
             return Err(invalid("a Unix socket is no TCP socket"));
         }
-        let peer = Peer::Ask;
+        let peer = Peer::of(&inner);
         Ok(TcpStream { inner, peer })
     }
 }

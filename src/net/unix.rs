@@ -182,7 +182,7 @@ impl UnixStream {
         if inner.family() != Family::Unix {
             return Err(invalid("an IP socket is no Unix socket"));
         }
-        let peer = Peer::Ask;
+        let peer = Peer::of(&inner);
         Ok(UnixStream { inner, peer })
     }
 }

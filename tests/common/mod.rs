@@ -220,6 +220,12 @@ pub(crate) async fn echoing(options: DatagramOptions) -> DatagramTransport {
         .0
 }
 
+/// What `allow_broadcast` may be.
+pub(crate) const BROADCAST: &[bool] = match cfg!(target_os = "wasi") {
+    true => &[false],
+    false => &[false, true],
+};
+
 /// Options for an IPv4 endpoint with a port of its own.
 pub(crate) fn local_v4() -> DatagramOptions {
     DatagramOptions::new().local_addr("127.0.0.1:0")
@@ -248,6 +254,8 @@ pub(crate) async fn close(transport: &DatagramTransport) {
 /// A std socket that fails instead of hanging.
 pub(crate) fn std_udp() -> std::net::UdpSocket {
     let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    // WASI has no such limit; there it is the runner who ends what hangs.
+    #[cfg(not(target_os = "wasi"))]
     socket.set_read_timeout(Some(PATIENCE)).unwrap();
     socket
 }
@@ -288,7 +296,8 @@ pub(crate) fn raw_code(error: &io::Error) -> Option<i32> {
 /// process from the path of this program.
 pub(crate) fn in_process(test: &str, command: impl FnOnce(&Path) -> Command, body: impl FnOnce()) {
     const HERE: &str = "CORACLE_TEST_PROCESS";
-    if std::env::var_os(HERE).is_some_and(|here| here == test) {
+    // WASI has no processes; cargo-nextest gives each test an instance of its own.
+    if cfg!(target_os = "wasi") || std::env::var_os(HERE).is_some_and(|here| here == test) {
         return body();
     }
     let program = std::env::current_exe().unwrap();

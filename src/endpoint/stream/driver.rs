@@ -244,6 +244,9 @@ impl<P: StreamProtocol<K>, K> ConnectionDriver<P, K> {
     /// The last callback, and the end of the socket.
     fn lose(&mut self) {
         let error = self.transport.shared.take_error();
+        if let Some(successor) = self.transport.shared.take_successor() {
+            self.successor = Some(successor);
+        }
         self.call(|protocol, transport| protocol.lost(transport, error.as_ref()));
         self.end(error.map_or(Ok(()), Err));
     }

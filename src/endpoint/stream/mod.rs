@@ -169,8 +169,8 @@ pub async fn connect_accepted_socket_with_driver<P: StreamProtocol<K>, K>(
     options: AcceptedOptions,
 ) -> io::Result<(Transport, ProtocolHandle<P>, ConnectionDriver<P, K>)> {
     options.tls.validate_server()?;
-    options.tls.require_plain()?;
     let socket = adopt(sock.into())?;
+    options.tls.require_plain()?;
     Ok(establish(socket, protocol_factory(), None))
 }
 

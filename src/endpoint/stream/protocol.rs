@@ -17,7 +17,9 @@ use crate::endpoint::stream::transport::Transport;
 /// `connection_lost` is told it; of a panic [`closed`](Transport::closed) tells.
 ///
 /// *asyncio equivalent*: `asyncio.Protocol`. There, `pause_writing` is called inside `write`; here,
-/// right after the callback that has written returns, since the protocol is borrowed until then.
+/// right after the callback that has written returns, since the protocol is borrowed until then. So
+/// a callback with much to write looks at [`write_buffer_size`](Transport::write_buffer_size), stops
+/// above the high limit, and goes on in `resume_writing`, which is called then.
 ///
 /// # Examples
 /// ```

@@ -331,6 +331,11 @@ impl Shared {
         self.lock().error.take()
     }
 
+    /// The protocol that is to be called from now on, if it has changed.
+    pub(super) fn take_successor(&self) -> Option<Box<dyn Connected + Send>> {
+        self.lock().successor.take()
+    }
+
     /// The end: the socket is closed unless the user holds it, and whoever waits is told. Somebody
     /// who may ask for the addresses later: they are kept.
     pub(super) fn lose(&self, outcome: io::Result<()>, somebody: bool) {

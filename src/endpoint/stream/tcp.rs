@@ -141,14 +141,17 @@ impl TcpOptions {
                 "interleave is 0: the first family needs an address",
             ));
         }
-        self.tls.require_plain()
+        Ok(())
     }
 
     async fn open(mut self) -> io::Result<Socket> {
         self.validate()?;
         if let Some(sock) = self.sock.take() {
-            return adopt(sock);
+            let socket = adopt(sock)?;
+            self.tls.require_plain()?;
+            return Ok(socket);
         }
+        self.tls.require_plain()?;
         let query = Query {
             family: self.family,
             stream: true,
@@ -422,18 +425,20 @@ impl TcpServerOptions {
         if self.family == Some(Family::Unix) {
             return Err(invalid("a TCP server cannot be of family Unix"));
         }
-        self.tls.require_plain()
+        Ok(())
     }
 
     async fn open(&mut self) -> io::Result<Vec<ServerSocket>> {
         self.validate()?;
         if let Some(sock) = self.sock.take() {
             let listener = Listener::from_socket(sock)?;
+            self.tls.require_plain()?;
             if self.keep_alive {
                 listener.set(SocketOption::KeepAlive, 1)?;
             }
             return Ok(vec![ServerSocket::new(listener)?]);
         }
+        self.tls.require_plain()?;
         let mut sockets = Vec::new();
         let mut skipped = None;
         for addr in self.addrs().await? {

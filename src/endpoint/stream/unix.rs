@@ -68,10 +68,14 @@ impl UnixOptions {
         self.tls.validate_client(false)?;
         require_one(self.sock.is_some(), self.path.is_some(), "path")?;
         let path = self.path.as_ref().map(unix_address).transpose()?;
-        self.tls.require_plain()?;
         match (self.sock, path) {
-            (Some(sock), _) => require_unix(adopt(sock)?),
+            (Some(sock), _) => {
+                let socket = require_unix(adopt(sock)?)?;
+                self.tls.require_plain()?;
+                Ok(socket)
+            }
             (None, Some(path)) => {
+                self.tls.require_plain()?;
                 let stream = UnixStream::connect_to(path).await?;
                 Ok(Socket::Unix(Arc::new(stream)))
             }
@@ -285,16 +289,17 @@ impl UnixServerOptions {
         self.tls.validate_server()?;
         require_one(self.sock.is_some(), self.path.is_some(), "path")?;
         let path = self.path.as_ref().map(unix_address).transpose()?;
-        self.tls.require_plain()?;
         let listener = match (self.sock.take(), path) {
             (Some(sock), _) => {
                 let listener = Listener::from_socket(sock)?;
                 if listener.family() != Family::Unix {
                     return Err(invalid("sock is a TCP socket, not a Unix stream socket"));
                 }
+                self.tls.require_plain()?;
                 listener
             }
             (None, Some(addr)) => {
+                self.tls.require_plain()?;
                 if let Some(path) = addr.as_unix().and_then(|addr| addr.as_path()) {
                     remove_stale(path);
                 }

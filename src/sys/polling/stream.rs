@@ -125,7 +125,8 @@ impl StreamOps for Stream {
         };
         result.map_err(|error| context(error, format_args!("connect {to}")))?;
         if family != Family::Unix {
-            stream.set(SocketOption::NoDelay, 1)?;
+            // If it cannot be, for the connection is gone already, it works without.
+            let _ = stream.set(SocketOption::NoDelay, 1);
         }
         Ok(stream)
     }
