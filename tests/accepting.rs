@@ -489,6 +489,33 @@ fn a_listener_gives_its_connections_as_a_stream() {
     });
 }
 
+#[cfg(unix)]
+#[test]
+fn a_unix_listener_gives_its_connections_as_a_stream() {
+    use coracle::net::{UnixListener, UnixStream};
+    block_on_within(async {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("listener");
+        let listener = UnixListener::bind(&path).unwrap();
+        let error = listener.try_accept().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::WouldBlock);
+        let mut incoming = listener.incoming();
+        assert!(poll_once(incoming.next()).await.is_none());
+        for number in 0..5 {
+            let client = UnixStream::connect(&path).await.unwrap();
+            client.write_all(&[number]).await.unwrap();
+            let stream: UnixStream = within(incoming.next()).await.unwrap().unwrap();
+            let mut buf = [0; 8];
+            assert_eq!(within(stream.read(&mut buf)).await.unwrap(), 1);
+            assert_eq!(buf[0], number);
+        }
+        let _client = UnixStream::connect(&path).await.unwrap();
+        within(listener.readable()).await.unwrap();
+        let (_, from) = listener.try_accept().unwrap();
+        assert!(from.as_unix().is_some_and(|from| from.is_unnamed()));
+    });
+}
+
 #[test]
 fn accepts_that_are_given_up_lose_no_connection() {
     const COUNT: usize = 600;

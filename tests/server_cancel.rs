@@ -67,7 +67,7 @@ fn servers_whose_making_is_given_up_are_closed() {
     }
     let body = async {
         let named = || local().local_addr("localhost:0");
-        #[allow(unused_mut)]
+        #[cfg_attr(not(unix), allow(unused_mut))]
         let mut ways: Vec<Box<dyn Fn() -> Making>> = vec![
             server!(create_server(local())),
             server!(create_server(local().start_serving(false))),

@@ -75,7 +75,7 @@ fn calls_per_message(server: &Command, reply: usize) -> f64 {
 }
 
 /// So many, if the system lets us have as many.
-fn allow_descriptors(count: u64) {
+fn allow_descriptors(count: libc::rlim_t) {
     let mut limit = libc::rlimit {
         rlim_cur: 0,
         rlim_max: 0,
@@ -102,7 +102,7 @@ fn as_a_child() {
     };
     let with_timeouts = role.ends_with("_with_timeouts");
     coracle::block_on(async {
-        allow_descriptors(4 * IDLE as u64);
+        allow_descriptors(4 * IDLE as libc::rlim_t);
         match role {
             "unix_endpoint" => serve(unix_server(echo).await?, idle).await,
             "tcp_endpoint" => serve(tcp_server().await?, idle).await,

@@ -3,6 +3,7 @@
 mod common;
 
 use std::io::{self, ErrorKind};
+#[cfg(target_os = "linux")]
 use std::time::Duration;
 
 use common::{block_on_within, raw_code};

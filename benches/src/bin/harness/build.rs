@@ -71,6 +71,76 @@ pub fn example(name: &str, default_features: bool) -> io::Result<PathBuf> {
     Ok(target.join("release").join("examples").join(name))
 }
 
+/// The package of the guests.
+pub fn guests() -> PathBuf {
+    package().join("guests")
+}
+
+/// The target of the guests.
+pub const WASI: &str = "wasm32-wasip2";
+
+/// Builds a component of the package of the guests with nothing but its own feature.
+pub fn guest(name: &str) -> io::Result<PathBuf> {
+    let options = ["--bin", name, "--no-default-features", "--features", name];
+    let directory = wasi_build(name, &guests(), &options)?;
+    Ok(directory.join(name).with_extension("wasm"))
+}
+
+/// Builds an example of the crate as a component.
+pub fn guest_example(name: &str) -> io::Result<PathBuf> {
+    let directory = wasi_build(name, &crate_root(), &["--example", name])?;
+    Ok(directory.join("examples").join(name).with_extension("wasm"))
+}
+
+/// Builds with whatever the machine has for the target, and returns where the result is.
+fn wasi_build(name: &str, package: &Path, options: &[&str]) -> io::Result<PathBuf> {
+    // Apart from what runs here, so that the two do not wait for each other's lock.
+    let target = target()?.join("wasi");
+    let mut command = Command::new(setup());
+    command
+        .current_dir(package)
+        // The one it finds may be another than the one that started this program.
+        .args(["cargo", "build", "--release", "--target", WASI])
+        .args(options)
+        .arg("--target-dir")
+        .arg(&target);
+    cargo_build(&format!("{name} for {WASI}"), &mut command)?;
+    Ok(target.join(WASI).join("release"))
+}
+
+/// The crate's script that sets up the target and its host.
+fn setup() -> PathBuf {
+    crate_root().join("wasm").join("setup")
+}
+
+/// The host of the guests.
+pub fn wasmtime() -> io::Result<PathBuf> {
+    let output = Command::new(setup())
+        .arg("--wasmtime")
+        .stderr(Stdio::inherit())
+        .output()?;
+    let path = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+    if !output.status.success() || path.is_empty() {
+        return Err(io::Error::other("there is no Wasmtime"));
+    }
+    Ok(path.into())
+}
+
+/// Compiles a component for this machine beforehand, so that no server does it when it starts.
+pub fn precompiled(wasmtime: &Path, component: &Path) -> io::Result<PathBuf> {
+    let compiled = component.with_extension("cwasm");
+    let mut command = Command::new(wasmtime);
+    command
+        .arg("compile")
+        .arg("-o")
+        .args([&*compiled, component]);
+    if !run(&mut command)? {
+        let message = format!("{} could not be compiled", component.display());
+        return Err(io::Error::other(message));
+    }
+    Ok(compiled)
+}
+
 fn cargo_build(name: &str, command: &mut Command) -> io::Result<()> {
     eprintln!("building {name}");
     command.arg("--quiet").envs(PROFILE).stdout(Stdio::null());

@@ -13,6 +13,7 @@ mod strace;
 mod table;
 mod udp;
 mod unix;
+mod wasi;
 
 use std::env;
 use std::fs;
@@ -36,6 +37,14 @@ const COMMANDS: [&str; 11] = [
     "unix-memory",
 ];
 
+/// Not among `all`: these want another target and a host for it.
+const WASI: [&str; 4] = [
+    "wasi-size",
+    "wasi-udp-ping-pong",
+    "wasi-tcp-ping-pong",
+    "wasi-idle",
+];
+
 fn main() -> ExitCode {
     let options = match Options::parse(env::args().skip(1)) {
         Ok(options) => options,
@@ -50,6 +59,7 @@ fn main() -> ExitCode {
             return ExitCode::SUCCESS;
         }
         "all" => COMMANDS.to_vec(),
+        "wasi" => WASI.to_vec(),
         one => vec![one],
     };
     // Those who get by with the usual limit are not kept from running.
@@ -86,6 +96,10 @@ fn run(options: &Options) -> io::Result<String> {
         "micro" => micro::micro(options),
         "size" => size::size(options),
         "memory" => udp::memory(options),
+        "wasi-udp-ping-pong" => wasi::udp(options),
+        "wasi-tcp-ping-pong" => wasi::tcp(options),
+        "wasi-idle" => wasi::idle(options),
+        "wasi-size" => wasi::size(options),
         other => Err(invalid(format!("unknown command {other}\n\n{USAGE}"))),
     }
 }

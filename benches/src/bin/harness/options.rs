@@ -24,6 +24,12 @@ commands
   unix-memory      resident memory of the servers for each idle Unix connection
   all              all of the above
 
+  wasi-udp-ping-pong   UDP servers on WASI 0.2 under Wasmtime: one datagram under way, 16 and 64
+  wasi-tcp-ping-pong   one message at a time on a TCP connection, on WASI 0.2
+  wasi-idle            what a round trip costs with 1 to 1000 idle UDP sockets open, on WASI 0.2
+  wasi-size            bytes of the stripped components, and crates they depend on
+  wasi                 these four
+
 options
   --rounds N          rounds, each of which measures every server once     [5]
   --seconds S         duration of one measurement                          [1]
@@ -35,10 +41,12 @@ options
   --pin WHERE         split: server and client on one CPU each; same: both on one;
                       none: as the scheduler likes   [split; ping-pong: split, then same]
   --size BYTES        payload of a datagram, or bytes of a message         [64]
-  --window N          datagrams under way in a flood   [256, and 64 if they are large]
+  --window N          datagrams under way in a flood
+                                      [256, and 64 if they are large; wasi: 16, then 64]
   --sockets N         client sockets the window is spread over             [1]
   --segments N        datagrams in one GSO send                            [32]
   --idle N            idle Unix connections  [ping-pong: 0, then 10000; memory: 10000]
+                      idle UDP sockets, for wasi-idle                      [1, 10, 100, 1000]
   --parallel N        Unix connections opened at a time                    [4]
   --buffer BYTES      for each Unix connection, where it has its own buffer
                                                           [1024; bulk: 65536]
@@ -73,7 +81,7 @@ pub struct Options {
     pub base: String,
     pub pin: Option<Pin>,
     pub size: usize,
-    window: Option<usize>,
+    pub window: Option<usize>,
     pub sockets: usize,
     pub segments: usize,
     pub idle: Option<usize>,

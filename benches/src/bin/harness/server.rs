@@ -35,7 +35,16 @@ pub enum Transport {
 pub struct Server {
     pub name: String,
     pub command: Vec<OsString>,
-    transport: Transport,
+    listens: Listens,
+}
+
+/// What a server is given to listen on.
+#[derive(Clone, Copy)]
+pub enum Listens {
+    /// A port of the loopback interface that the system chooses.
+    Port,
+    /// A path that nothing has yet.
+    Path,
 }
 
 const UDP: [(&str, &[&str]); 6] = [
@@ -67,6 +76,13 @@ impl Transport {
         }
     }
 
+    fn listens(self) -> Listens {
+        match self {
+            Transport::Udp => Listens::Port,
+            Transport::Unix { .. } => Listens::Path,
+        }
+    }
+
     fn script(self) -> &'static str {
         match self {
             Transport::Udp => "asyncio_echo.py",
@@ -88,11 +104,7 @@ pub fn servers(options: &Options, transport: Transport) -> io::Result<Vec<Server
     let given = options.given(transport);
     let wanted = |name: &str| options.wants(name) && !given.iter().any(|(given, _)| given == name);
     let mut add = |name: &str, command: Vec<OsString>| {
-        servers.push(Server {
-            name: name.to_owned(),
-            command,
-            transport,
-        });
+        servers.push(Server::new(name, command, transport.listens()));
     };
 
     if wanted("coracle") {
@@ -150,6 +162,14 @@ fn exists(options: &Options, name: &str) -> bool {
 }
 
 impl Server {
+    pub fn new(name: &str, command: Vec<OsString>, listens: Listens) -> Self {
+        Self {
+            name: name.to_owned(),
+            command,
+            listens,
+        }
+    }
+
     /// Starts the server on a free address, on the CPU with this number if one is given.
     pub fn start(&self, cpu: Option<usize>) -> io::Result<Running> {
         let mut command = Command::new(&self.command[0]);
@@ -185,12 +205,12 @@ pub struct Running {
 impl Running {
     fn start(server: &Server, mut command: Command, cpu: Option<usize>) -> io::Result<Self> {
         let name = &server.name;
-        let socket = match server.transport {
-            Transport::Udp => {
+        let socket = match server.listens {
+            Listens::Port => {
                 command.arg("127.0.0.1:0");
                 None
             }
-            Transport::Unix { .. } => {
+            Listens::Path => {
                 let path = free_path()?;
                 command.arg(&path);
                 Some(path)

@@ -87,7 +87,7 @@ pub fn size(options: &Options) -> io::Result<String> {
 }
 
 /// A figure that cannot be had leaves a gap, not the whole table undone.
-fn row(
+pub fn row(
     name: &str,
     udp: Option<io::Result<f64>>,
     unix: Option<io::Result<f64>>,
@@ -110,13 +110,13 @@ fn row(
     ]
 }
 
-fn bytes(built: io::Result<PathBuf>) -> io::Result<f64> {
+pub fn bytes(built: io::Result<PathBuf>) -> io::Result<f64> {
     Ok(fs::metadata(built?)?.len() as f64)
 }
 
 /// The crates that are built for this one on this platform, build scripts' own apart. What
 /// has been built is on this machine, so that no network is needed.
-fn crates(root: &Path, package: &str, features: &[&str]) -> io::Result<usize> {
+pub fn crates(root: &Path, package: &str, features: &[&str]) -> io::Result<usize> {
     let output = Command::new(build::cargo())
         .current_dir(root)
         .args(["tree", "--offline", "--edges", "normal"])

@@ -4,7 +4,7 @@ use std::io;
 use std::thread;
 use std::time::Duration;
 
-use crate::client::datagram::{self, Load, Pinger};
+use crate::client::datagram::{self, Flood, Load, Pinger};
 use crate::client::{self, PingPong};
 use crate::options::{invalid, Options, Pin};
 use crate::rounds::interleave;
@@ -30,11 +30,6 @@ pub fn ping_pong(options: &Options) -> io::Result<String> {
 }
 
 pub fn flood(options: &Options, gso: bool) -> io::Result<String> {
-    const COLUMNS: [Column; 3] = [
-        Column::new("echoed/CPU second of the server", 0, Show::Ratio),
-        Column::new("echoed/s", 0, Show::Ratio),
-        Column::new("lost per million", 0, Show::Median),
-    ];
     let load = load(options, gso);
     if load.segments.is_some_and(|n| n * load.size > 65_507) {
         return Err(invalid(format!(
@@ -46,12 +41,7 @@ pub fn flood(options: &Options, gso: bool) -> io::Result<String> {
     let pin = options.pin.unwrap_or(Pin::Split);
     let series = interleave(options, &servers, pin, |server| {
         datagram::verify(server)?;
-        let result = datagram::flood(server, load, options.duration)?;
-        Ok(vec![
-            result.per_cpu_second,
-            result.per_second,
-            result.lost_per_million,
-        ])
+        Ok(datagram::flood(server, load, options.duration)?.row())
     })?;
     let how = match load.segments {
         Some(segments) => format!(", GSO of {segments} and GRO at the client"),
@@ -62,7 +52,7 @@ pub fn flood(options: &Options, gso: bool) -> io::Result<String> {
         load.size,
         load.window,
         load.sockets,
-        by_server(&COLUMNS, &series, &options.base)
+        by_server(&Flood::COLUMNS, &series, &options.base)
     ))
 }
 

@@ -12,6 +12,7 @@ use coracle_benches::{check, BUFFER};
 
 use super::{pattern, PATIENCE, WARM_UP};
 use crate::server::Running;
+use crate::table::{Column, Show};
 
 /// A datagram that has not come back after this is lost: on the loopback interface that
 /// means a full receive buffer.
@@ -94,6 +95,18 @@ pub struct Flood {
     pub per_second: f64,
     pub per_cpu_second: f64,
     pub lost_per_million: f64,
+}
+
+impl Flood {
+    pub const COLUMNS: [Column; 3] = [
+        Column::new("echoed/CPU second of the server", 0, Show::Ratio),
+        Column::new("echoed/s", 0, Show::Ratio),
+        Column::new("lost per million", 0, Show::Median),
+    ];
+
+    pub fn row(&self) -> Vec<f64> {
+        vec![self.per_cpu_second, self.per_second, self.lost_per_million]
+    }
 }
 
 /// A window of datagrams under way for this long.

@@ -30,6 +30,9 @@ impl PingPong {
         Column::new("server CPU µs/round trip", 2, Show::Ratio),
     ];
 
+    /// Where `server_us` is among them.
+    pub const SERVER_CPU: usize = 3;
+
     pub fn row(&self) -> Vec<f64> {
         vec![self.per_second, self.p50_us, self.p99_us, self.server_us]
     }

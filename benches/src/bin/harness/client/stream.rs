@@ -1,7 +1,8 @@
-//! The client of servers on Unix streams.
+//! The client of servers on streams, of Unix and of TCP.
 
 use std::io::{self, Read, Write};
-use std::net::Shutdown;
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -14,12 +15,22 @@ use crate::server::Running;
 
 /// Waits in the kernel while the server's backlog is full: no attempt fails for that.
 fn connect(server: &Running) -> io::Result<UnixStream> {
-    let stream = UnixStream::connect(&server.address)
-        .map_err(|error| server.error("cannot be connected to", error))?;
+    let stream = match server.address.parse::<SocketAddr>() {
+        Ok(address) => connect_tcp(address),
+        Err(_) => UnixStream::connect(&server.address),
+    };
+    let stream = stream.map_err(|error| server.error("cannot be connected to", error))?;
     // Only now: a limit for writing would be one for connecting too.
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
     Ok(stream)
+}
+
+/// A TCP connection in the type of the other: what is done with it from then on is the same.
+fn connect_tcp(address: SocketAddr) -> io::Result<UnixStream> {
+    let stream = TcpStream::connect(address)?;
+    stream.set_nodelay(true)?;
+    Ok(OwnedFd::from(stream).into())
 }
 
 /// Whether what comes back is what was sent, and all of it before the end, so that no server

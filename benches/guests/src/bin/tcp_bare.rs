@@ -1,0 +1,49 @@
+//! A TCP echo server directly on the host's interface: one connection after the other, so that
+//! nothing is polled but what the one has.
+
+use std::io;
+
+use coracle_guests::bare::{broken, finish, listen};
+use coracle_guests::{address, announce};
+use wasip2::io::streams::{InputStream, OutputStream, StreamError};
+use wasip2::sockets::tcp::ShutdownType;
+
+/// As much as the host takes at a time.
+const BUFFER: u64 = 64 * 1024;
+
+fn main() -> io::Result<()> {
+    let (listener, address) = listen(&address())?;
+    announce(address)?;
+    loop {
+        // Parts of a tuple go in the order in which they stand, but the host wants the streams
+        // gone before their socket.
+        let (socket, input, output) = finish(|| listener.accept(), || listener.subscribe())?;
+        // An error ends the connection, which is all that is to be done about it.
+        let _ = echo(input, output);
+        let _ = socket.shutdown(ShutdownType::Send);
+    }
+}
+
+fn echo(input: InputStream, output: OutputStream) -> io::Result<()> {
+    let readable = input.subscribe();
+    let writable = output.subscribe();
+    loop {
+        readable.block();
+        let data = match input.read(BUFFER) {
+            Ok(data) => data,
+            Err(StreamError::Closed) => return Ok(()),
+            Err(error) => return Err(broken(error)),
+        };
+        let mut rest = &data[..];
+        while !rest.is_empty() {
+            let permit = output.check_write().map_err(broken)? as usize;
+            if permit == 0 {
+                writable.block();
+                continue;
+            }
+            let (now, later) = rest.split_at(permit.min(rest.len()));
+            output.write(now).map_err(broken)?;
+            rest = later;
+        }
+    }
+}
