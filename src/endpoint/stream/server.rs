@@ -196,7 +196,8 @@ impl Membership {
 
 impl Server {
     /// Stops listening, at once: the listening sockets are closed, and so are connections that
-    /// were not accepted yet. Those that were go on. Again, it does nothing.
+    /// were not accepted yet (the one for which the protocol factory is being called included).
+    /// Those that were go on. Again, it does nothing.
     ///
     /// A Unix server removes its socket file, if it is still its own.
     pub fn close(&self) {
@@ -249,7 +250,8 @@ impl Server {
     ///
     /// # Errors
     /// - `NotConnected`: the server is closed.
-    /// - the system's, for example `AddrInUse` if somebody else listens at a shared address.
+    /// - the system's, for example `AddrInUse` if somebody else listens at a shared address; the
+    ///   server is closed then.
     ///
     /// # Cancel safety
     /// The server may have started or not.
@@ -263,7 +265,11 @@ impl Server {
             }
         };
         for listener in &listeners {
-            listener.inner().listen(self.shared.backlog).await?;
+            if let Err(error) = listener.inner().listen(self.shared.backlog).await {
+                // Those before it have clients waiting already, whom nobody would serve.
+                self.close();
+                return Err(error);
+            }
         }
         let mut state = self.shared.lock();
         if state.phase == Phase::Closed {
