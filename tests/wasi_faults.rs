@@ -7,8 +7,8 @@ mod common;
 
 use std::fmt::Debug;
 use std::hash::{BuildHasher, RandomState};
-use std::io::{self, ErrorKind, Read, Write};
-use std::net::{Ipv4Addr, Shutdown, SocketAddr};
+use std::io::{self, ErrorKind};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use common::stream::{Event as StreamEvent, Log as StreamLog, Recorder as StreamRecorder};
@@ -23,6 +23,11 @@ use coracle::{
     TcpServerOptions, Transport,
 };
 use futures_lite::future::poll_once;
+use wasip2::io::streams::{InputStream, OutputStream};
+use wasip2::sockets::instance_network::instance_network;
+use wasip2::sockets::network::{IpAddressFamily, IpSocketAddress, Ipv4SocketAddress};
+use wasip2::sockets::tcp::{ShutdownType, TcpSocket as RawSocket};
+use wasip2::sockets::tcp_create_socket::create_tcp_socket;
 
 /// Of a network that is set aside for documents: no machine's own.
 const ELSEWHERE: &str = "192.0.2.1:0";
@@ -66,13 +71,6 @@ async fn connection(log: &StreamLog, addr: SocketAddr) -> Transport {
     let options = TcpOptions::new().remote_addr(addr);
     let made = create_connection(|| StreamRecorder::new(log), options);
     within(made).await.unwrap().0
-}
-
-/// A connection, and its other end as std has it, which does nothing by itself.
-async fn with_std_peer(log: &StreamLog) -> (Transport, std::net::TcpStream) {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let transport = connection(log, listener.local_addr().unwrap()).await;
-    (transport, listener.accept().unwrap().0)
 }
 
 /// Writes until nothing more is taken, and tells how many bytes were.
@@ -387,11 +385,57 @@ fn an_unreachable_port_is_told_to_a_socket_once_for_each_datagram() {
     });
 }
 
-/// The peer closes without having read all: the system resets the connection.
-fn reset(mut peer: std::net::TcpStream) {
-    let mut one = [0];
-    peer.read_exact(&mut one).unwrap();
-    drop(peer);
+/// The other end of a connection, on the host's own interface: unlike std's and ours, it closes
+/// without ending its direction first.
+struct Peer {
+    input: InputStream,
+    _output: OutputStream,
+    socket: RawSocket,
+}
+
+impl Peer {
+    /// Closes without having read all, so that the system resets the connection.
+    fn reset(self) {
+        assert_eq!(self.input.blocking_read(1).unwrap().len(), 1);
+    }
+
+    fn end(&self) {
+        self.socket.shutdown(ShutdownType::Send).unwrap();
+    }
+}
+
+/// Makes peers of those who connect to it.
+struct Peers(RawSocket, SocketAddr);
+
+impl Peers {
+    fn listen() -> Peers {
+        let socket = create_tcp_socket(IpAddressFamily::Ipv4).unwrap();
+        let local = Ipv4SocketAddress {
+            port: 0,
+            address: (127, 0, 0, 1),
+        };
+        let network = instance_network();
+        socket
+            .start_bind(&network, IpSocketAddress::Ipv4(local))
+            .unwrap();
+        socket.finish_bind().unwrap();
+        socket.start_listen().unwrap();
+        socket.finish_listen().unwrap();
+        let IpSocketAddress::Ipv4(addr) = socket.local_address().unwrap() else {
+            panic!("it was bound to IPv4");
+        };
+        Peers(socket, (Ipv4Addr::LOCALHOST, addr.port).into())
+    }
+
+    fn accept(&self) -> Peer {
+        self.0.subscribe().block();
+        let (socket, input, output) = self.0.accept().unwrap();
+        Peer {
+            input,
+            _output: output,
+            socket,
+        }
+    }
 }
 
 /// The last callback, and only that, says that the connection was reset.
@@ -418,11 +462,11 @@ fn a_reset_is_told_at_each_stage_of_a_connection() {
         ];
         for stage in STAGES {
             let log = StreamLog::new();
-            let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-            let options = TcpOptions::new().remote_addr(listener.local_addr().unwrap());
+            let peers = Peers::listen();
+            let options = TcpOptions::new().remote_addr(peers.1);
             let made = create_connection(|| StreamRecorder::new(&log).keeping_open(), options);
             let (transport, _) = within(made).await.unwrap();
-            let peer = listener.accept().unwrap().0;
+            let peer = peers.accept();
             transport.write(b"ab").unwrap();
             match stage {
                 "with a full queue" => transport.write(&vec![7; 20_000_000]).unwrap(),
@@ -432,7 +476,7 @@ fn a_reset_is_told_at_each_stage_of_a_connection() {
                 }
                 "after our end of file" => transport.write_eof().unwrap(),
                 "after the peer's" => {
-                    peer.shutdown(Shutdown::Write).unwrap();
+                    peer.end();
                     log.until_event(StreamEvent::Eof).await;
                 }
                 "closing" => {
@@ -442,7 +486,7 @@ fn a_reset_is_told_at_each_stage_of_a_connection() {
                 _ => {}
             }
             settle().await;
-            reset(peer);
+            peer.reset();
             if stage == "after the peer's" {
                 // There is nothing to read any longer that could tell.
                 let writes = async {
@@ -462,13 +506,12 @@ fn a_reset_is_told_at_each_stage_of_a_connection() {
 #[test]
 fn a_reset_is_told_to_whoever_reads_or_writes() {
     block_on_within(async {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let connect = || TcpStream::connect(listener.local_addr().unwrap());
+        let peers = Peers::listen();
         for reading in [true, false] {
-            let socket = connect().await.unwrap();
-            let peer = listener.accept().unwrap().0;
+            let socket = within(TcpStream::connect(peers.1)).await.unwrap();
+            let peer = peers.accept();
             within(socket.write_all(b"ab")).await.unwrap();
-            reset(peer);
+            peer.reset();
             let failure = async {
                 match reading {
                     true => socket.read(&mut [0; 8]).await.unwrap_err(),
@@ -487,61 +530,31 @@ fn a_reset_is_told_to_whoever_reads_or_writes() {
 }
 
 #[test]
-fn a_server_outlives_its_clients_resets() {
-    block_on_within(async {
-        let log = StreamLog::new();
-        let echo = log.clone();
-        let (server, addr) = server(move || StreamRecorder::echoing(&echo)).await;
-        for _ in 0..20 {
-            let mut peer = std::net::TcpStream::connect(addr).unwrap();
-            peer.write_all(b"ab").unwrap();
-            log.until(|events| !events.is_empty()).await;
-            // The echo comes; half of it is read.
-            while server.connections() == 0 {
-                settle().await;
-            }
-            settle().await;
-            reset(peer);
-        }
-        let gone = async {
-            while server.connections() > 0 {
-                settle().await;
-            }
-        };
-        within(gone).await;
-        let client_log = StreamLog::new();
-        let client = connection(&client_log, addr).await;
-        client.write(b"still").unwrap();
-        client_log.until_len(5).await;
-    });
-}
-
-#[test]
 fn what_was_written_arrives_though_the_stream_is_dropped_at_once() {
     block_on_within(async {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        for (len, peer_reads) in [(1, 0), (60_000, 0), (0, 0), (0, 100_000)] {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        // One byte, as much as may be written at once, and as much as is taken.
+        for amount in [1, 60_000, usize::MAX] {
             let socket = TcpStream::connect(listener.local_addr().unwrap())
                 .await
                 .unwrap();
-            let mut peer = listener.accept().unwrap().0;
-            let written = match len {
-                // As much as is taken without waiting.
-                0 => fill(&socket),
-                len => socket.try_write(&vec![7; len]).unwrap(),
+            let (peer, _) = within(listener.accept()).await.unwrap();
+            let written = match amount {
+                usize::MAX => fill(&socket),
+                _ => socket.try_write(&vec![7; amount]).unwrap(),
             };
             drop(socket);
-            let mut got = vec![0; peer_reads];
-            peer.read_exact(&mut got).unwrap();
             settle().await;
-            let mut rest = Vec::new();
-            let end = peer.read_to_end(&mut rest);
-            assert!(
-                end.is_ok(),
-                "{end:?} after {} bytes of {written}",
-                rest.len()
-            );
-            assert_eq!(got.len() + rest.len(), written);
+            let mut buf = vec![0; 100_000];
+            let mut got = 0;
+            loop {
+                match within(peer.read(&mut buf)).await {
+                    Ok(0) => break,
+                    Ok(len) => got += len,
+                    Err(error) => panic!("{error} after {got} bytes of {written}"),
+                }
+            }
+            assert_eq!(got, written);
         }
     });
 }

@@ -2,7 +2,16 @@
 // Each test binary uses a part of it.
 #![allow(dead_code)]
 
+#[cfg(all(feature = "async-io", not(target_os = "wasi")))]
+pub(crate) mod foreign;
+#[cfg(not(target_os = "wasi"))]
+pub(crate) mod pairs;
+pub(crate) mod server;
 pub(crate) mod stream;
+#[cfg(not(target_os = "wasi"))]
+pub(crate) mod tcp_connection;
+#[cfg(unix)]
+pub(crate) mod unix_connection;
 
 use std::future::{poll_fn, Future};
 use std::io;

@@ -250,8 +250,8 @@ impl Server {
     ///
     /// # Errors
     /// - `NotConnected`: the server is closed.
-    /// - the system's, for example `AddrInUse` if somebody else listens at a shared address; the
-    ///   server is closed then.
+    /// - the system's, for example `AddrInUse` if somebody else listens at a shared address. If
+    ///   that is not the first of several, the server is closed then.
     ///
     /// # Cancel safety
     /// The server may have started or not.
@@ -264,10 +264,12 @@ impl Server {
                 Phase::Bound => state.listeners.clone(),
             }
         };
-        for listener in &listeners {
+        for (before, listener) in listeners.iter().enumerate() {
             if let Err(error) = listener.inner().listen(self.shared.backlog).await {
-                // Those before it have clients waiting already, whom nobody would serve.
-                self.close();
+                // Those before it may have clients waiting already, whom nobody would serve.
+                if before > 0 {
+                    self.close();
+                }
                 return Err(error);
             }
         }

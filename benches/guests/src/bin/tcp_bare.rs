@@ -1,17 +1,16 @@
 //! A TCP echo server directly on the host's interface: one connection after the other, so that
-//! nothing is polled but what the one has.
+//! nothing is polled but what the one has. It reads as much at a time as `--read=N` says, by
+//! default what fits into the buffers of the others: asking for more costs the host more.
 
 use std::io;
 
 use coracle_guests::bare::{broken, finish, listen};
-use coracle_guests::{address, announce};
+use coracle_guests::{address, announce, number};
 use wasip2::io::streams::{InputStream, OutputStream, StreamError};
 use wasip2::sockets::tcp::ShutdownType;
 
-/// As much as the host takes at a time.
-const BUFFER: u64 = 64 * 1024;
-
 fn main() -> io::Result<()> {
+    let most = number("--read")?.unwrap_or(1024);
     let (listener, address) = listen(&address())?;
     announce(address)?;
     loop {
@@ -19,17 +18,17 @@ fn main() -> io::Result<()> {
         // gone before their socket.
         let (socket, input, output) = finish(|| listener.accept(), || listener.subscribe())?;
         // An error ends the connection, which is all that is to be done about it.
-        let _ = echo(input, output);
+        let _ = echo(input, output, most);
         let _ = socket.shutdown(ShutdownType::Send);
     }
 }
 
-fn echo(input: InputStream, output: OutputStream) -> io::Result<()> {
+fn echo(input: InputStream, output: OutputStream, most: u64) -> io::Result<()> {
     let readable = input.subscribe();
     let writable = output.subscribe();
     loop {
         readable.block();
-        let data = match input.read(BUFFER) {
+        let data = match input.read(most) {
             Ok(data) => data,
             Err(StreamError::Closed) => return Ok(()),
             Err(error) => return Err(broken(error)),

@@ -37,6 +37,7 @@ options
   --server NAME=CMD   one more UDP server, or another for a name: a program and its arguments,
                       to which the address is added
   --unix-server NAME=CMD   the same for Unix streams: the path is added
+  --tcp-server NAME=CMD    the same for TCP
   --base NAME         what the others are compared with                    [coracle]
   --pin WHERE         split: server and client on one CPU each; same: both on one;
                       none: as the scheduler likes   [split; ping-pong: split, then same]
@@ -78,6 +79,7 @@ pub struct Options {
     pub only: Option<Vec<String>>,
     udp_servers: Vec<(String, Vec<String>)>,
     unix_servers: Vec<(String, Vec<String>)>,
+    tcp_servers: Vec<(String, Vec<String>)>,
     pub base: String,
     pub pin: Option<Pin>,
     pub size: usize,
@@ -99,6 +101,7 @@ impl Options {
             only: None,
             udp_servers: Vec::new(),
             unix_servers: Vec::new(),
+            tcp_servers: Vec::new(),
             base: "coracle".to_owned(),
             pin: None,
             size: 64,
@@ -125,6 +128,7 @@ impl Options {
                 }
                 "--server" => options.udp_servers.push(server(&name, &value)?),
                 "--unix-server" => options.unix_servers.push(server(&name, &value)?),
+                "--tcp-server" => options.tcp_servers.push(server(&name, &value)?),
                 "--base" => options.base = value,
                 "--pin" => {
                     options.pin = Some(match value.as_str() {
@@ -173,6 +177,11 @@ impl Options {
             Transport::Udp => &self.udp_servers,
             Transport::Unix { .. } => &self.unix_servers,
         }
+    }
+
+    /// The same for the guests' TCP.
+    pub fn given_tcp(&self) -> &[(String, Vec<String>)] {
+        &self.tcp_servers
     }
 
     pub fn wants(&self, name: &str) -> bool {

@@ -88,14 +88,7 @@ const WINDOWS: [usize; 2] = [16, 64];
 const COUNTS: [usize; 4] = [1, 10, 100, 1000];
 
 pub fn udp(options: &Options) -> io::Result<String> {
-    let mut servers = servers(options, &UDP)?;
-    for (name, command) in options.given(Transport::Udp) {
-        if options.wants(name) {
-            servers.retain(|server| server.name != *name);
-            let command = command.iter().map(Into::into).collect();
-            servers.push(Server::new(name, command, Listens::Port));
-        }
-    }
+    let servers = servers(options, &UDP, options.given(Transport::Udp))?;
     let mut text = format!("## WASI 0.2: UDP ping-pong, {} bytes\n", options.size);
     for pin in options.ping_pong_pins() {
         let series = interleave(options, &servers, pin, |server| {
@@ -127,7 +120,7 @@ pub fn udp(options: &Options) -> io::Result<String> {
 }
 
 pub fn tcp(options: &Options) -> io::Result<String> {
-    let servers = servers(options, &TCP)?;
+    let servers = servers(options, &TCP, options.given_tcp())?;
     let mut text = format!("## WASI 0.2: TCP ping-pong, {} bytes\n", options.size);
     for pin in options.ping_pong_pins() {
         let series = interleave(options, &servers, pin, |server| {
@@ -157,7 +150,7 @@ pub fn idle(options: &Options) -> io::Result<String> {
     counts.insert(0, 0);
     let mut servers = Vec::new();
     let mut idle = Vec::new();
-    for server in self::servers(options, &IDLE)? {
+    for server in self::servers(options, &IDLE, &[])? {
         for &count in &counts {
             let mut server = server.clone();
             if count > 0 {
@@ -233,19 +226,33 @@ pub fn size(options: &Options) -> io::Result<String> {
     ))
 }
 
-/// Builds those that are wanted.
-fn servers(options: &Options, guests: &[Guest]) -> io::Result<Vec<Server>> {
+/// Builds those that are wanted, and adds those that the command line gives.
+fn servers(
+    options: &Options,
+    guests: &[Guest],
+    given: &[(String, Vec<String>)],
+) -> io::Result<Vec<Server>> {
     check_names(options)?;
     let wasmtime = build::wasmtime()?;
+    let is_given = |name: &str| given.iter().any(|(given, _)| given == name);
     let mut servers = Vec::new();
-    for guest in guests.iter().filter(|guest| options.wants(guest.name)) {
+    for guest in guests {
+        if !options.wants(guest.name) || is_given(guest.name) {
+            continue;
+        }
         match command(&wasmtime, guest) {
             Ok(command) => servers.push(Server::new(guest.name, command, Listens::Port)),
-            // Its compiler may be too old for one of them, whereas the others can be measured.
+            // The compiler may be too old for one of them, whereas the others can be measured.
             Err(error) if options.only.is_none() && guest.package != "coracle" => {
                 eprintln!("left out: {}: {error}", guest.name);
             }
             Err(error) => return Err(error),
+        }
+    }
+    for (name, command) in given {
+        if options.wants(name) {
+            let command = command.iter().map(Into::into).collect();
+            servers.push(Server::new(name, command, Listens::Port));
         }
     }
     Ok(servers)
@@ -253,14 +260,14 @@ fn servers(options: &Options, guests: &[Guest]) -> io::Result<Vec<Server>> {
 
 /// Every command has its own; a name has to be in one of them.
 fn check_names(options: &Options) -> io::Result<()> {
-    let given = options.given(Transport::Udp);
+    let guests = UDP.iter().chain(&TCP).chain(&IDLE).map(|guest| guest.name);
+    let given = options
+        .given(Transport::Udp)
+        .iter()
+        .chain(options.given_tcp());
+    let known: Vec<&str> = guests.chain(given.map(|(name, _)| &**name)).collect();
     for name in options.only.iter().flatten() {
-        let known = UDP
-            .iter()
-            .chain(&TCP)
-            .chain(&IDLE)
-            .any(|guest| guest.name == name);
-        if !known && !given.iter().any(|(given, _)| given == name) {
+        if !known.contains(&&**name) {
             return Err(invalid(format!("there is no guest {name}")));
         }
     }

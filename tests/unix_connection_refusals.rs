@@ -1,0 +1,229 @@
+//! `create_unix_connection`: options that are refused, and errors of the system.
+#![cfg(unix)]
+
+mod common;
+
+use std::io::ErrorKind;
+use std::os::unix::net::{UnixDatagram, UnixListener};
+use std::path::Path;
+use std::time::Duration;
+
+use common::stream::Log;
+use common::unix_connection::{
+    accept, echoing, exchange, listening, options, pair, place, refusal, refused_for,
+};
+use common::{block_on_within, in_process, raw_code};
+use coracle::net::Socket;
+use coracle::Address;
+
+/// Checks that the system's error is told with the path and its own code.
+async fn fails_with(kind: Option<ErrorKind>, code: i32, path: &Path) {
+    let error = refusal(options().path(path)).await;
+    if let Some(kind) = kind {
+        assert_eq!(error.kind(), kind, "{error}");
+    }
+    assert_eq!(raw_code(&error), Some(code), "{error}");
+    assert!(
+        error.to_string().contains(path.to_str().unwrap()),
+        "{error}"
+    );
+}
+
+#[test]
+fn contradictory_options_are_refused_by_name() {
+    block_on_within(async {
+        let (_folder, path, _listener) = listening();
+        let at = || options().path(&path);
+        let second = Duration::from_secs(1);
+        refused_for("path", options()).await;
+        refused_for("sock", options()).await;
+        refused_for("path", pair().0.path(&path)).await;
+        refused_for("sock", pair().0.path(&path)).await;
+        for name in ["", "localhost"] {
+            refused_for("server_hostname", at().server_hostname(name)).await;
+            refused_for("server_hostname", pair().0.server_hostname(name)).await;
+        }
+        for time in [second, Duration::ZERO] {
+            refused_for("tls_handshake_timeout", at().tls_handshake_timeout(time)).await;
+            refused_for("tls_shutdown_timeout", at().tls_shutdown_timeout(time)).await;
+        }
+        // With TLS.
+        refused_for("server_hostname", at().tls(true)).await;
+        refused_for("server_hostname", pair().0.tls(true)).await;
+        let tls = || options().tls(true).server_hostname("");
+        refused_for("path", tls()).await;
+        refused_for("sock", pair().0.path(&path).tls(true).server_hostname("x")).await;
+        let zero = tls().path(&path).tls_handshake_timeout(Duration::ZERO);
+        refused_for("tls_handshake_timeout", zero).await;
+        let zero = tls().path(&path).tls_shutdown_timeout(Duration::ZERO);
+        refused_for("tls_shutdown_timeout", zero).await;
+        refused_for("path", tls().path("")).await;
+    });
+}
+
+#[test]
+fn tls_is_unsupported_when_all_else_is_right() {
+    block_on_within(async {
+        let (_folder, path, _listener) = listening();
+        let second = Duration::from_secs(1);
+        for given in [options().path(&path), pair().0] {
+            let given = given.tls(true).server_hostname("localhost");
+            let given = given
+                .tls_handshake_timeout(second)
+                .tls_shutdown_timeout(second);
+            let error = refusal(given).await;
+            assert_eq!(error.kind(), ErrorKind::Unsupported);
+            assert!(error.to_string().contains("tls"), "{error}");
+        }
+        let (transport, _) = echoing(&Log::new(), pair().0.tls(false)).await;
+        transport.close();
+    });
+}
+
+/// Sockets that a Unix connection cannot have.
+fn wrong_sockets() -> Vec<Socket> {
+    let tcp = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    vec![
+        std::net::TcpStream::connect(tcp.local_addr().unwrap())
+            .unwrap()
+            .into(),
+        std::net::UdpSocket::bind("127.0.0.1:0").unwrap().into(),
+        UnixDatagram::pair().unwrap().0.into(),
+        #[cfg(target_os = "linux")]
+        {
+            let kind = socket2::Type::SEQPACKET;
+            let pair = socket2::Socket::pair(socket2::Domain::UNIX, kind, None);
+            pair.unwrap().0.into()
+        },
+    ]
+}
+
+#[test]
+fn sockets_of_another_type_or_family_are_refused() {
+    block_on_within(async {
+        for wrong in wrong_sockets() {
+            refused_for("sock", options().sock(wrong)).await;
+        }
+    });
+}
+
+#[test]
+fn sockets_of_another_type_or_family_are_refused_before_tls_is() {
+    block_on_within(async {
+        for wrong in wrong_sockets() {
+            let tls = options().sock(wrong).tls(true).server_hostname("");
+            refused_for("sock", tls).await;
+        }
+    });
+}
+
+#[test]
+fn where_nobody_can_be_reached_the_system_says_why() {
+    block_on_within(async {
+        let (folder, path) = place();
+        let refused = Some(ErrorKind::ConnectionRefused);
+        fails_with(Some(ErrorKind::NotFound), libc::ENOENT, &path).await;
+        fails_with(
+            Some(ErrorKind::NotFound),
+            libc::ENOENT,
+            &path.join("deeper"),
+        )
+        .await;
+        drop(UnixListener::bind(&path).unwrap());
+        fails_with(refused, libc::ECONNREFUSED, &path).await;
+        let through_a_file = path.join("socket");
+        fails_with(
+            Some(ErrorKind::NotADirectory),
+            libc::ENOTDIR,
+            &through_a_file,
+        )
+        .await;
+        let round = folder.path().join("round");
+        std::os::unix::fs::symlink(&round, &round).unwrap();
+        fails_with(None, libc::ELOOP, &round).await;
+        let datagrams = folder.path().join("datagrams");
+        let _socket = UnixDatagram::bind(&datagrams).unwrap();
+        fails_with(None, libc::EPROTOTYPE, &datagrams).await;
+        if cfg!(target_os = "linux") {
+            let file = folder.path().join("file");
+            std::fs::write(&file, "no socket").unwrap();
+            fails_with(refused, libc::ECONNREFUSED, &file).await;
+            fails_with(refused, libc::ECONNREFUSED, folder.path()).await;
+        }
+        let bound = socket2::Socket::new(socket2::Domain::UNIX, socket2::Type::STREAM, None);
+        let silent = folder.path().join("silent");
+        bound
+            .unwrap()
+            .bind(&socket2::SockAddr::unix(&silent).unwrap())
+            .unwrap();
+        fails_with(refused, libc::ECONNREFUSED, &silent).await;
+    });
+}
+
+#[test]
+fn what_is_no_path_is_refused() {
+    block_on_within(async {
+        refused_for("path", options().path("")).await;
+        refused_for("path", options().path(Path::new(""))).await;
+        refused_for("name", options().path(b"")).await;
+        refused_for("name", options().path(Address::UNNAMED)).await;
+        refused_for("NUL", options().path("a\0b")).await;
+        refused_for("NUL", options().path(Path::new("a\0"))).await;
+        refused_for("NUL", options().path(b"a\0b")).await;
+        refused_for("path", options().path("x".repeat(200))).await;
+        refused_for(
+            "127.0.0.1:1",
+            options().path(Address::from(([127, 0, 0, 1], 1))),
+        )
+        .await;
+        if cfg!(target_os = "linux") {
+            let (folder, _) = place();
+            let room = 107 - folder.path().to_str().unwrap().len() - 1;
+            let path = |len: usize| folder.path().join("x".repeat(len));
+            refused_for("108", options().path(path(room + 1))).await;
+            let listener = UnixListener::bind(path(room)).unwrap();
+            let (transport, _) = echoing(&Log::new(), options().path(path(room))).await;
+            exchange(&transport, accept(&listener)).await;
+        }
+    });
+}
+
+/// The program again, as a user without privileges where this one is root.
+fn as_nobody(program: &Path, folder: &Path) -> std::process::Command {
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+    use std::os::unix::process::CommandExt;
+    // It may lie in a folder that only root can enter.
+    let copy = folder.join("program");
+    std::fs::copy(program, &copy).unwrap();
+    let everyone = std::fs::Permissions::from_mode(0o755);
+    std::fs::set_permissions(folder, everyone).unwrap();
+    let mut command = std::process::Command::new(copy);
+    if folder.metadata().unwrap().uid() == 0 {
+        command.uid(65534).gid(65534);
+    }
+    command.current_dir(folder);
+    command
+}
+
+#[test]
+fn what_is_not_permitted_is_named() {
+    use std::os::unix::fs::PermissionsExt;
+    let (folder, path) = place();
+    let closed = folder.path().join("closed");
+    let _in_closed =
+        std::fs::create_dir(&closed).map(|()| UnixListener::bind(closed.join("socket")));
+    let _forbidden = UnixListener::bind(&path).unwrap();
+    for path in [&closed, &path] {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o000)).unwrap();
+    }
+    let command = |program: &Path| as_nobody(program, folder.path());
+    in_process("what_is_not_permitted_is_named", command, || {
+        block_on_within(async {
+            let folder = std::env::current_dir().unwrap();
+            let denied = Some(ErrorKind::PermissionDenied);
+            fails_with(denied, libc::EACCES, &folder.join("closed/socket")).await;
+            fails_with(denied, libc::EACCES, &folder.join("socket")).await;
+        });
+    });
+    std::fs::set_permissions(&closed, std::fs::Permissions::from_mode(0o700)).unwrap();
+}
