@@ -17,6 +17,11 @@ pub fn address() -> String {
         .unwrap_or_else(|| "127.0.0.1:0".to_owned())
 }
 
+/// Whether the command line has this flag.
+pub fn flag(name: &str) -> bool {
+    std::env::args().skip(1).any(|argument| argument == name)
+}
+
 /// The number given as `--name=NUMBER`.
 pub fn number<T: FromStr>(name: &str) -> io::Result<Option<T>> {
     let prefix = format!("{name}=");

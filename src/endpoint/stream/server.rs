@@ -293,8 +293,8 @@ impl Server {
     /// - as [`start_serving`](Server::start_serving).
     ///
     /// # Cancel safety
-    /// Dropping it closes the server and its connections, each once what it has queued has been
-    /// sent.
+    /// Dropping it, once it has been polled, closes the server and its connections, each when what
+    /// it has queued has been sent.
     pub async fn serve_forever(&self) -> io::Result<()> {
         self.start_serving().await?;
         if std::mem::replace(&mut self.shared.lock().serving_forever, true) {

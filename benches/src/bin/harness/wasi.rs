@@ -4,8 +4,6 @@
 use std::ffi::OsString;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::thread;
-use std::time::Duration;
 
 use crate::build;
 use crate::client::datagram::{self, Flood, Load};
@@ -68,9 +66,13 @@ const UDP: [Guest; 6] = [
     of_crate("coracle-native", Native("udp_echo_server")),
 ];
 
-const TCP: [Guest; 5] = [
+const TCP: [Guest; 6] = [
     of_crate("coracle", Example("tcp_echo_server")),
     guest("bare", "tcp_bare", "wasip2"),
+    Guest {
+        flags: &["--accepting"],
+        ..guest("bare-accepting", "tcp_bare", "wasip2")
+    },
     guest("tokio", "tcp_tokio", "tokio"),
     guest("wstd", "tcp_wstd", "wstd"),
     of_crate("coracle-native", Native("tcp_echo_server")),
@@ -82,7 +84,7 @@ const IDLE: [Guest; 2] = [
     guest("bare", "bare_single", "wasip2"),
 ];
 
-/// The windows of the issue that is measured here: what one list of the host holds, and more.
+/// Datagrams under way: what one list of the host holds, and more.
 const WINDOWS: [usize; 2] = [16, 64];
 
 const COUNTS: [usize; 4] = [1, 10, 100, 1000];
@@ -163,8 +165,6 @@ pub fn idle(options: &Options) -> io::Result<String> {
     }
     let pin = options.pin.unwrap_or(Pin::Split);
     let mut series = interleave(options, &servers, pin, |server| {
-        // It has said where it listens, with all of them open.
-        thread::sleep(Duration::from_millis(50));
         datagram::verify(server)?;
         let mut pinger = datagram::Pinger::new(server, options.size)?;
         let result = client::ping_pong(server, options.duration, || pinger.exchange())?;
