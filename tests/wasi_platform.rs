@@ -71,10 +71,7 @@ fn options_of_connections_and_servers_that_the_host_lacks_are_named() {
         for (option, options) in [
             ("reuse_port", local().reuse_port(true)),
             ("reuse_address", local().reuse_address(false)),
-            (
-                "sock",
-                TcpServerOptions::new().sock(listener.try_clone().unwrap()),
-            ),
+            ("sock", TcpServerOptions::new().sock(listener)),
         ] {
             let made = create_server(recorder, options).await;
             assert_unsupported(made.map(|_| ()), option);

@@ -5,6 +5,9 @@
 #[cfg(all(feature = "async-io", not(target_os = "wasi")))]
 pub(crate) mod foreign;
 #[cfg(not(target_os = "wasi"))]
+pub(crate) mod blocking;
+#[cfg(target_os = "wasi")]
+pub(crate) mod guest;
 pub(crate) mod pairs;
 pub(crate) mod server;
 pub(crate) mod stream;

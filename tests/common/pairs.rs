@@ -1,92 +1,24 @@
-//! What the tests of connections share: a connected pair of sockets, one of them coracle's. The
-//! other end is a blocking socket of the system.
+//! What the tests of connections share: a connection, and its other end.
 // Each test binary uses a part of it.
 #![allow(dead_code)]
 
-use std::io::{self, ErrorKind, Read, Write};
-use std::net::Shutdown;
-use std::sync::Arc;
-use std::time::Duration;
+use std::io::{self, ErrorKind};
 
-use coracle::{
-    connect_accepted_socket, AcceptedOptions, ProtocolHandle, StreamProtocol, Transport,
-};
-use socket2::Socket;
+use coracle::{ProtocolHandle, StreamProtocol, Transport};
 
+#[cfg(unix)]
+pub(crate) use super::blocking::unix_pair;
+#[cfg(not(target_os = "wasi"))]
+pub(crate) use super::blocking::{make, make_with_driver, tcp_pair, Ours, Peer};
+#[cfg(target_os = "wasi")]
+pub(crate) use super::guest::{make, make_with_driver, tcp_pair, Ours, Peer};
 use super::stream::{Event, Log};
-use super::{block_on_within, settle, within, PATIENCE};
+use super::{block_on_within, settle, within};
 
 /// More than the system takes without a reader.
 pub(crate) const LARGE: usize = 10 << 20;
 
-/// The other end, which fails instead of hanging.
-#[derive(Clone)]
-pub(crate) struct Peer(pub(crate) Arc<Socket>);
-
-impl Peer {
-    pub(crate) fn new(socket: Socket) -> Peer {
-        socket.set_read_timeout(Some(PATIENCE)).unwrap();
-        socket.set_write_timeout(Some(PATIENCE)).unwrap();
-        Peer(Arc::new(socket))
-    }
-
-    /// Writes what the system takes without a reader.
-    pub(crate) fn write(&self, data: &[u8]) {
-        (&*self.0).write_all(data).unwrap();
-    }
-
-    pub(crate) fn end(&self) {
-        self.0.shutdown(Shutdown::Write).unwrap();
-    }
-
-    pub(crate) async fn read(&self, len: usize) -> Vec<u8> {
-        let socket = self.0.clone();
-        let reading = smol::unblock(move || {
-            let mut data = vec![0; len];
-            (&*socket).read_exact(&mut data).map(|()| data)
-        });
-        within(reading).await.unwrap()
-    }
-
-    pub(crate) async fn read_to_end(&self) -> Vec<u8> {
-        let socket = self.0.clone();
-        let reading = smol::unblock(move || {
-            let mut data = Vec::new();
-            (&*socket).read_to_end(&mut data).map(|_| data)
-        });
-        within(reading).await.unwrap()
-    }
-
-    /// Goes away so that the other end has an error of it. A Unix socket does if it leaves
-    /// something unread.
-    pub(crate) fn reset(self) {
-        self.0.set_linger(Some(Duration::ZERO)).unwrap();
-        Arc::try_unwrap(self.0).unwrap();
-    }
-}
-
-impl std::ops::Deref for Peer {
-    type Target = Socket;
-
-    fn deref(&self) -> &Socket {
-        &self.0
-    }
-}
-
-pub(crate) fn tcp_pair() -> (Socket, Peer) {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let theirs = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-    let (ours, _) = listener.accept().unwrap();
-    (ours.into(), Peer::new(theirs.into()))
-}
-
-#[cfg(unix)]
-pub(crate) fn unix_pair() -> (Socket, Peer) {
-    let (ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
-    (ours.into(), Peer::new(theirs.into()))
-}
-
-pub(crate) type Pair = fn() -> (Socket, Peer);
+pub(crate) type Pair = fn() -> (Ours, Peer);
 
 /// Each kind of connection that there is.
 pub(crate) const PAIRS: &[Pair] = &[
@@ -96,24 +28,23 @@ pub(crate) const PAIRS: &[Pair] = &[
 ];
 
 /// Runs a test over each kind of connection.
-pub(crate) fn over_each(test: impl AsyncFn(Socket, Peer)) {
+pub(crate) fn over_each(test: impl AsyncFn(Ours, Peer)) {
     over(PAIRS, test);
 }
 
-pub(crate) fn over(pairs: &[Pair], test: impl AsyncFn(Socket, Peer)) {
+pub(crate) fn over(pairs: &[Pair], test: impl AsyncFn(Ours, Peer)) {
     for pair in pairs {
         let (ours, peer) = pair();
         block_on_within(test(ours, peer));
     }
 }
 
-pub(crate) async fn connected<P, K>(ours: Socket, protocol: P) -> (Transport, ProtocolHandle<P>)
+pub(crate) async fn connected<P, K>(ours: Ours, protocol: P) -> (Transport, ProtocolHandle<P>)
 where
     P: StreamProtocol<K> + 'static,
     K: 'static,
 {
-    let made = connect_accepted_socket(|| protocol, ours, AcceptedOptions::new());
-    within(made).await.unwrap()
+    within(make(|| protocol, ours)).await.unwrap()
 }
 
 /// Bytes of which no piece is like another nearby.
