@@ -1,4 +1,6 @@
 //! Accepting: peers that do not behave, listeners, accepts that are given up.
+// On WASI there are neither threads nor resets for such peers.
+#![cfg(not(target_os = "wasi"))]
 
 mod common;
 

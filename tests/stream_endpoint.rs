@@ -1,20 +1,24 @@
-//! What a connection does: callbacks and their order, writing, the end. The other end is a blocking
-//! socket of the system.
+//! What a connection does: callbacks and their order, writing, the end.
+//!
+//! WASI has no threads, no sockets that could be brought, and no resets.
 
 mod common;
 
-use std::io::{self, ErrorKind, IoSlice, Write};
+#[cfg(not(target_os = "wasi"))]
+use std::io::Write;
+use std::io::{self, ErrorKind, IoSlice};
 use std::sync::{Arc, Mutex};
 
 #[cfg(target_os = "linux")]
 use common::pairs::unix_pair;
-use common::pairs::{connected, data, ends, over, over_each, pattern, tcp_pair, told, Pair, LARGE};
+use common::pairs::{
+    connected, data, ends, make, make_with_driver, over_each, pattern, tcp_pair, told, LARGE,
+};
+#[cfg(not(target_os = "wasi"))]
+use common::pairs::{over, Pair};
 use common::stream::{Event, Log, Recorder};
 use common::{block_on_within, settle, within};
-use coracle::{
-    connect_accepted_socket, connect_accepted_socket_with_driver, on_data, spawn, yield_now,
-    AcceptedOptions, Transport,
-};
+use coracle::{on_data, spawn, yield_now, Transport};
 use futures_lite::future::poll_once;
 
 #[test]
@@ -28,8 +32,7 @@ fn callbacks_come_in_order_and_connection_lost_last() {
             calls += 1;
             Recorder::new(&log)
         };
-        let made = connect_accepted_socket(factory, ours, AcceptedOptions::new());
-        let (transport, handle) = made.await.unwrap();
+        let (transport, handle) = make(factory, ours).await.unwrap();
         assert_eq!(calls, 1);
         assert_eq!(log.events()[0], Event::Made, "before creation returns");
         log.until_len(5).await;
@@ -70,6 +73,7 @@ fn close_abort_and_the_peers_end_are_no_errors() {
     }
 }
 
+#[cfg(not(target_os = "wasi"))]
 #[test]
 fn a_reset_is_told_as_one() {
     let resetting: &[Pair] = &[
@@ -116,6 +120,7 @@ fn an_error_of_a_callback_ends_the_connection_with_it() {
     }
 }
 
+#[cfg(not(target_os = "wasi"))]
 #[test]
 fn nothing_is_delivered_after_the_protocol_has_closed() {
     for end in [Transport::close, Transport::abort] {
@@ -205,18 +210,10 @@ fn what_is_written_in_any_way_arrives_in_order() {
 fn much_comes_back_from_an_echo_as_it_was() {
     over_each(async |ours, peer| {
         let echo = || on_data(|transport, data| transport.write(data));
-        let (transport, _) = connect_accepted_socket(echo, ours, AcceptedOptions::new())
-            .await
-            .unwrap();
-        let sent = Arc::new(pattern(LARGE));
-        let writer = smol::unblock({
-            let (peer, sent) = (peer.clone(), sent.clone());
-            move || {
-                peer.write(&sent);
-                peer.end();
-            }
-        });
-        assert!(peer.read_to_end().await == *sent);
+        let (transport, _) = make(echo, ours).await.unwrap();
+        let sent = pattern(LARGE);
+        let writer = peer.sending(sent.clone());
+        assert!(peer.read_to_end().await == sent);
         within(writer).await;
         within(transport.closed()).await.unwrap();
         assert_eq!(transport.dropped(), 0);
@@ -307,8 +304,7 @@ fn a_driver_calls_when_it_runs_and_a_dropped_one_is_an_abortion_without_callback
     over_each(async |ours, peer| {
         let log = Log::new();
         let factory = || Recorder::echoing(&log);
-        let made = connect_accepted_socket_with_driver(factory, ours, AcceptedOptions::new());
-        let (transport, handle, driver) = made.await.unwrap();
+        let (transport, handle, driver) = make_with_driver(factory, ours).await.unwrap();
         peer.write(b"early");
         settle().await;
         assert_eq!(log.events(), [], "the driver does not run");
@@ -335,6 +331,7 @@ fn a_driver_calls_when_it_runs_and_a_dropped_one_is_an_abortion_without_callback
     });
 }
 
+#[cfg(not(target_os = "wasi"))]
 #[test]
 fn other_tasks_and_threads_may_write_and_close() {
     const EACH: usize = 1_000;

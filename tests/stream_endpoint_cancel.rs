@@ -16,19 +16,30 @@ use common::stream::{Event, Log, Recorder};
 use common::{block_on_within, in_process, settle};
 use coracle::net::{TcpListener, TcpStream};
 use coracle::{
-    connect_accepted_socket, connect_accepted_socket_with_driver, create_connection,
-    create_connection_with_driver, on_data, spawn, yield_now, AcceptedOptions, TcpOptions,
-    Transport,
+    create_connection, create_connection_with_driver, on_data, spawn, yield_now, ProtocolHandle,
+    StreamProtocol, TcpOptions, Transport,
 };
 use futures_lite::future::poll_once;
 use giving_up::{
     descriptors, descriptors_come_down_to, give_up_after, give_up_when_woken, ways_to_give_up,
 };
 
-fn std_pair() -> (std::net::TcpStream, std::net::TcpStream) {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-    (listener.accept().unwrap().0, client)
+/// Where to connect to.
+async fn listening() -> (TcpListener, TcpOptions) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let to = TcpOptions::new().remote_addr(listener.local_addr().unwrap());
+    (listener, to)
+}
+
+/// A connection, and its peer.
+async fn connected<P, K>(protocol: P) -> (Transport, ProtocolHandle<P>, TcpStream)
+where
+    P: StreamProtocol<K> + 'static,
+    K: 'static,
+{
+    let (listener, to) = listening().await;
+    let (transport, handle) = create_connection(|| protocol, to).await.unwrap();
+    (transport, handle, listener.accept().await.unwrap().0)
 }
 
 /// Polls a future so many times and drops it; whether it was still waiting.
@@ -37,11 +48,10 @@ async fn pending_after(polls: usize, future: impl Future) -> bool {
 }
 
 /// A connection that echoes, and its peer.
-async fn connected() -> (Transport, TcpStream) {
-    let (ours, theirs) = std_pair();
-    let echo = || on_data(|transport, data| transport.write(data));
-    let made = connect_accepted_socket(echo, ours, AcceptedOptions::new()).await;
-    (made.unwrap().0, theirs.try_into().unwrap())
+async fn echoing() -> (Transport, TcpStream) {
+    let echo = on_data(|transport: &Transport, data: &[u8]| transport.write(data));
+    let (transport, _, peer) = connected(echo).await;
+    (transport, peer)
 }
 
 /// Bytes there and back.
@@ -86,19 +96,28 @@ fn connections_whose_making_is_given_up_are_closed() {
         let plain = move || TcpOptions::new().remote_addr(addr);
         let named = move || TcpOptions::new().remote_addr(("localhost", addr.port()));
         let racing = move || named().happy_eyeballs_delay(Duration::ZERO);
-        let accepted = move || std::net::TcpStream::connect(addr).unwrap();
-        let none = AcceptedOptions::new;
-        #[cfg_attr(not(unix), allow(unused_mut))]
+        #[cfg_attr(target_os = "wasi", allow(unused_mut))]
         let mut ways: Vec<Box<dyn Fn(Log) -> Making<Transport>>> = vec![
             connection!(create_connection(plain())),
             connection!(create_connection(plain().local_addr("localhost:0"))),
             connection!(create_connection(named())),
             connection!(create_connection(racing())),
-            connection!(create_connection(TcpOptions::new().sock(accepted()))),
             connection!(create_connection_with_driver(racing())),
-            connection!(connect_accepted_socket(accepted(), none())),
-            connection!(connect_accepted_socket_with_driver(accepted(), none())),
         ];
+        #[cfg(not(target_os = "wasi"))]
+        {
+            use coracle::{
+                connect_accepted_socket, connect_accepted_socket_with_driver, AcceptedOptions,
+            };
+            let accepted = move || std::net::TcpStream::connect(addr).unwrap();
+            let sock = move || TcpOptions::new().sock(accepted());
+            let none = AcceptedOptions::new;
+            ways.extend::<[Box<dyn Fn(Log) -> Making<Transport>>; 3]>([
+                connection!(create_connection(sock())),
+                connection!(connect_accepted_socket(accepted(), none())),
+                connection!(connect_accepted_socket_with_driver(accepted(), none())),
+            ]);
+        }
         #[cfg(unix)]
         let (_folder, unix) = {
             use coracle::{
@@ -160,7 +179,7 @@ fn connections_whose_making_is_given_up_are_closed() {
 fn the_end_of_a_connection_can_be_waited_for_again() {
     block_on_within(async {
         for polls in 0..4 {
-            let (transport, peer) = connected().await;
+            let (transport, peer) = echoing().await;
             let patient = spawn({
                 let transport = transport.clone();
                 async move { transport.closed().await }
@@ -185,16 +204,13 @@ fn the_end_of_a_connection_can_be_waited_for_again() {
 fn a_protocol_that_nobody_waits_for_any_more_is_dropped_with_its_connection() {
     block_on_within(async {
         for (polls, after_the_end) in (0..4).flat_map(|polls| [(polls, false), (polls, true)]) {
-            let (ours, theirs) = std_pair();
-            let peer = theirs.try_into().unwrap();
             let alive = Arc::new(());
             let guard = alive.clone();
             let echo = on_data(move |transport, data| {
                 let _ = &guard;
                 transport.write(data)
             });
-            let made = connect_accepted_socket(|| echo, ours, AcceptedOptions::new()).await;
-            let (transport, handle) = made.unwrap();
+            let (transport, handle, peer) = connected(echo).await;
             {
                 let mut lost = pin!(handle.lost());
                 for _ in 0..polls {
@@ -223,7 +239,7 @@ fn a_protocol_that_nobody_waits_for_any_more_is_dropped_with_its_connection() {
 fn a_drain_that_is_given_up_leaves_what_is_queued_and_the_others_who_wait() {
     block_on_within(async {
         for polls in 0..4 {
-            let (transport, peer) = connected().await;
+            let (transport, peer) = echoing().await;
             let mut written = Vec::<u8>::new();
             while transport.write_buffer_size() < 1 << 17 {
                 let data = vec![(written.len() % 251) as u8; 10_007];
@@ -254,13 +270,11 @@ fn a_drain_that_is_given_up_leaves_what_is_queued_and_the_others_who_wait() {
 fn a_driver_that_is_dropped_at_any_time_sends_what_goes_and_counts_the_rest() {
     block_on_within(async {
         for polls in 0..5 {
-            let (ours, theirs) = std_pair();
-            let peer = TcpStream::try_from(theirs).unwrap();
+            let (listener, to) = listening().await;
             let log = Log::new();
-            let protocol = || Recorder::new(&log);
-            let options = AcceptedOptions::new();
-            let made = connect_accepted_socket_with_driver(protocol, ours, options).await;
+            let made = create_connection_with_driver(|| Recorder::new(&log), to).await;
             let (transport, _, driver) = made.unwrap();
+            let (peer, _) = listener.accept().await.unwrap();
             let (mut written, mut received) = (Vec::<u8>::new(), Vec::<u8>::new());
             let fill = |written: &mut Vec<u8>| {
                 while transport.write_buffer_size() < 1 << 18 {

@@ -1,27 +1,31 @@
-//! What waiting costs, and much data. The other end is a blocking socket of the system.
+//! What waiting costs, and much data, for which the other end needs a thread of its own.
 
 mod common;
 
 use std::future::{poll_fn, Future};
-use std::io::{self, ErrorKind, Read, Write};
-use std::net::Shutdown;
+use std::io::{self, ErrorKind};
+#[cfg(not(target_os = "wasi"))]
+use std::io::{Read, Write};
 use std::path::Path;
 use std::pin::pin;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::Arc;
+#[cfg(not(target_os = "wasi"))]
 use std::thread;
 use std::time::Duration;
 
-use common::pairs::{connected, Peer, LARGE, PAIRS};
+#[cfg(not(target_os = "wasi"))]
+use common::pairs::Peer;
+use common::pairs::{connected, make_with_driver, LARGE, PAIRS};
 #[cfg(target_os = "linux")]
 use common::stream::Event;
 use common::stream::{Log, Recorder};
-use common::{block_on_within, in_process, settle, within, PATIENCE};
+#[cfg(not(target_os = "wasi"))]
+use common::PATIENCE;
+use common::{block_on_within, in_process, settle, within};
 use coracle::time::timeout;
-use coracle::{
-    connect_accepted_socket_with_driver, spawn, yield_now, AcceptedOptions, Protocol, Transport,
-};
+use coracle::{spawn, yield_now, Protocol, Transport};
 
 #[test]
 fn a_driver_that_waits_does_not_spin() {
@@ -30,18 +34,16 @@ fn a_driver_that_waits_does_not_spin() {
             let (ours, peer) = pair();
             block_on_within(async {
                 let factory = || Recorder::new(&Log::new());
-                let made =
-                    connect_accepted_socket_with_driver(factory, ours, AcceptedOptions::new());
-                let (transport, _, driver) = made.await.unwrap();
+                let (transport, _, driver) = make_with_driver(factory, ours).await.unwrap();
                 if writes {
                     // Nobody reads it.
                     transport.write(&vec![0; LARGE]).unwrap();
                 }
                 if !reads {
                     transport.pause_reading();
-                    (&*peer).write_all(b"nobody reads it").unwrap();
+                    peer.write(b"nobody reads it");
                     if !writes {
-                        peer.shutdown(Shutdown::Write).unwrap();
+                        peer.end();
                     }
                 }
                 let mut driver = pin!(driver);
@@ -86,7 +88,7 @@ fn a_peer_that_is_gone_unseen_costs_nothing() {
                     transport.write(b"unread").unwrap();
                     transport.pause_reading();
                     if reset {
-                        peer.set_linger(Some(Duration::ZERO)).unwrap();
+                        peer.0.set_linger(Some(Duration::ZERO)).unwrap();
                     } else {
                         peer.read(6).await;
                     }
@@ -119,11 +121,13 @@ fn pattern() -> Vec<u8> {
 }
 
 /// Checks what comes against the pattern.
+#[cfg(not(target_os = "wasi"))]
 struct Checked {
     pattern: Vec<u8>,
     at: usize,
 }
 
+#[cfg(not(target_os = "wasi"))]
 impl Checked {
     fn new() -> Checked {
         Checked {
@@ -233,6 +237,7 @@ fn what_a_peer_does_not_read_stays_within_the_limits() {
     );
 }
 
+#[cfg(not(target_os = "wasi"))]
 #[test]
 fn a_gibibyte_comes_through_a_slow_reader() {
     const LEN: usize = 1 << 30;
@@ -250,7 +255,7 @@ fn a_gibibyte_comes_through_a_slow_reader() {
                 thread::yield_now();
             }
             let len = buf.len().min(ROUND - checked.at % ROUND);
-            match (&*peer).read(&mut buf[..len]).unwrap() {
+            match (&*peer.0).read(&mut buf[..len]).unwrap() {
                 0 => return checked.at,
                 len => checked.take(&buf[..len]),
             }
@@ -277,7 +282,7 @@ fn a_gibibyte_comes_through_a_slow_reader() {
                 let pauses = told.pauses.load(Ordering::Relaxed);
                 assert!(pauses >= LEN / ROUND - 2, "{pauses}");
                 assert!(!told.is_paused.load(Ordering::Relaxed));
-                peer.shutdown(Shutdown::Write).unwrap();
+                peer.end();
                 within(transport.closed()).await.unwrap();
                 assert_eq!(transport.dropped(), 0);
             });
@@ -290,11 +295,13 @@ fn a_gibibyte_comes_through_a_slow_reader() {
 }
 
 /// Stops reading every so often.
+#[cfg(not(target_os = "wasi"))]
 struct SlowReader {
     checked: Checked,
     until_pause: usize,
 }
 
+#[cfg(not(target_os = "wasi"))]
 impl Protocol for SlowReader {
     fn data_received(&mut self, transport: &Transport, data: &[u8]) -> io::Result<()> {
         self.checked.take(data);
@@ -306,6 +313,7 @@ impl Protocol for SlowReader {
     }
 }
 
+#[cfg(not(target_os = "wasi"))]
 #[test]
 fn a_fast_writer_waits_for_a_protocol_that_pauses() {
     const LEN: usize = 200_000_600;
@@ -317,7 +325,7 @@ fn a_fast_writer_waits_for_a_protocol_that_pauses() {
                 let sent = sent.clone();
                 move || {
                     for piece in pattern().repeat(2).chunks(500_001).cycle() {
-                        (&*peer).write_all(piece).unwrap();
+                        (&*peer.0).write_all(piece).unwrap();
                         if sent.fetch_add(piece.len(), Ordering::Relaxed) + piece.len() >= LEN {
                             return;
                         }

@@ -1,17 +1,21 @@
-//! Protocols of a connection: those that change places, buffered ones, their handles, their panics.
-//! The other end is a blocking socket of the system.
+//! Protocols of a connection: those that change places, buffered ones, their handles, their panics,
+//! which cannot be caught on WASI.
 
 mod common;
 
 use std::io::{self, ErrorKind};
 use std::sync::{Arc, Mutex};
 
-use common::pairs::{connected, data, ends, over_each, pattern, tcp_pair, LARGE};
+use common::pairs::{connected, data, ends, over_each, pattern, tcp_pair};
+#[cfg(panic = "unwind")]
+use common::pairs::{make, LARGE};
 use common::stream::{Event, Log, Recorder};
-use common::{panic_message, panics, settle, within};
-use coracle::{
-    connect_accepted_socket, spawn, AcceptedOptions, BufferedProtocol, ProtocolHandle, Transport,
-};
+#[cfg(panic = "unwind")]
+use common::{panic_message, panics};
+use common::{settle, within};
+#[cfg(panic = "unwind")]
+use coracle::{spawn, ProtocolHandle};
+use coracle::{BufferedProtocol, Transport};
 
 /// A buffered protocol that records, and may react to what it receives.
 struct Pieces {
@@ -160,13 +164,7 @@ fn what_a_protocol_does_not_get_its_successor_gets() {
             }
             Ok(())
         });
-        let writer = smol::unblock({
-            let (peer, sent) = (peer.clone(), sent.clone());
-            move || {
-                peer.write(&sent);
-                peer.end();
-            }
-        });
+        let writer = peer.sending(sent.clone());
         let (transport, _) = connected(ours, changing).await;
         within(transport.closed()).await.unwrap();
         within(writer).await;
@@ -262,6 +260,7 @@ fn a_handle_reaches_its_protocol_and_gives_it_back() {
     });
 }
 
+#[cfg(panic = "unwind")]
 #[test]
 fn a_handle_refuses_to_be_used_inside_its_own_protocol() {
     over_each(async |ours, peer| {
@@ -285,6 +284,7 @@ fn a_handle_refuses_to_be_used_inside_its_own_protocol() {
     });
 }
 
+#[cfg(panic = "unwind")]
 #[test]
 fn a_panic_in_a_callback_ends_its_connection_and_no_other() {
     for panicking in [
@@ -305,8 +305,7 @@ fn a_panic_in_a_callback_ends_its_connection_and_no_other() {
                 Ok(())
             };
             let recorder = Recorder::reacting(&log, reaction);
-            let made = connect_accepted_socket(|| recorder, ours, AcceptedOptions::new());
-            let result = match within(made).await {
+            let result = match within(make(|| recorder, ours)).await {
                 Err(error) => {
                     assert_eq!(panicking, Event::Made, "{error}");
                     Err(error)
@@ -344,6 +343,7 @@ fn a_panic_in_a_callback_ends_its_connection_and_no_other() {
     }
 }
 
+#[cfg(panic = "unwind")]
 #[test]
 fn a_panic_in_a_buffered_protocol_ends_its_connection() {
     struct Panicking(Option<[u8; 4]>);
@@ -372,15 +372,13 @@ fn a_panic_in_a_buffered_protocol_ends_its_connection() {
     }
 }
 
+#[cfg(panic = "unwind")]
 #[test]
 fn a_panic_in_the_factory_closes_the_socket() {
     over_each(async |ours, peer| {
         let made = spawn(async {
             let factory = || -> Recorder { panic!("no protocol") };
-            let options = AcceptedOptions::new();
-            connect_accepted_socket(factory, ours, options)
-                .await
-                .map(drop)
+            make(factory, ours).await.map(drop)
         });
         let made = futures_lite::FutureExt::catch_unwind(std::panic::AssertUnwindSafe(made));
         assert_eq!(panic_message(&*made.await.unwrap_err()), "no protocol");

@@ -2,10 +2,10 @@
 // Each test binary uses a part of it.
 #![allow(dead_code)]
 
-#[cfg(all(feature = "async-io", not(target_os = "wasi")))]
-pub(crate) mod foreign;
 #[cfg(not(target_os = "wasi"))]
 pub(crate) mod blocking;
+#[cfg(all(feature = "async-io", not(target_os = "wasi")))]
+pub(crate) mod foreign;
 #[cfg(target_os = "wasi")]
 pub(crate) mod guest;
 pub(crate) mod pairs;

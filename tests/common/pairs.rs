@@ -1,6 +1,6 @@
 //! What the tests of connections share: a connection, and its other end.
 // Each test binary uses a part of it.
-#![allow(dead_code)]
+#![allow(dead_code, unused_imports)]
 
 use std::io::{self, ErrorKind};
 

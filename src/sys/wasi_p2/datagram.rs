@@ -24,14 +24,15 @@ use crate::error::{context, unsupported};
 use crate::sys::caps::{Caps, DatagramConfig, Family, Interface, Membership, SocketOption};
 use crate::sys::DatagramOps;
 
-/// Datagrams received with one call where there are many. More cost the host more than they save.
-const BATCH: u64 = 8;
+/// Datagrams received with one call. More would save calls, but cost the host twice what they save:
+/// it makes a large buffer for each, and starts a task whenever it runs into the end of what is
+/// there.
+const BATCH: u64 = 1;
 
 /// Datagrams looked at when a socket that is in use is connected.
 const KEPT: usize = 1024;
 
-/// Receives of one datagram after one of several that came back short: running into the end of
-/// what is there is expensive.
+/// Receives that are not followed by a try for more, once that found nothing: a wait is cheaper.
 const LONE: u8 = 16;
 
 /// A UDP socket.
@@ -42,7 +43,7 @@ pub(crate) struct Datagram {
     write: Interest,
     inner: Mutex<Inner>,
     family: Family,
-    /// How many more receives expect one datagram and no more.
+    /// How many more receives expect nothing behind them.
     lone: AtomicU8,
 }
 
@@ -313,8 +314,7 @@ impl DatagramOps for Datagram {
     }
 
     fn try_recv_batch(&self, into: &mut RecvBatch) -> io::Result<usize> {
-        let limit = BATCH.min(into.capacity().0 as u64);
-        let result = self.try_recv_some(into, limit);
+        let result = self.try_recv_some(into, BATCH);
         if matches!(&result, Err(error) if error.kind() == io::ErrorKind::WouldBlock) {
             self.read.clear();
         }
@@ -326,23 +326,19 @@ impl DatagramOps for Datagram {
         cx: &mut Context<'_>,
         into: &mut RecvBatch,
     ) -> Poll<io::Result<usize>> {
-        let limit = match self.lone.load(Ordering::Relaxed) {
-            0 => BATCH.min(into.capacity().0 as u64),
-            _ => 1,
-        };
         if !self.lock().inbox.is_empty() {
-            return Poll::Ready(self.try_recv_some(into, limit));
+            return Poll::Ready(self.try_recv_some(into, BATCH));
         }
-        let poll = self
-            .read
-            .poll_io(cx, || self.readable(), || self.try_recv_some(into, limit));
-        if let Poll::Ready(Ok(received)) = poll {
-            if limit == 1 {
-                self.settle_lone();
-            } else if (received as u64) < limit {
-                self.read.clear();
+        let receive = || {
+            let result = self.try_recv_some(into, BATCH);
+            if matches!(&result, Err(error) if error.kind() == io::ErrorKind::WouldBlock) {
                 self.lone.store(LONE, Ordering::Relaxed);
             }
+            result
+        };
+        let poll = self.read.poll_io(cx, || self.readable(), receive);
+        if matches!(poll, Poll::Ready(Ok(_))) {
+            self.settle_lone();
         }
         poll
     }

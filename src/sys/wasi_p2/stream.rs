@@ -24,6 +24,11 @@ use crate::error::{context, unsupported};
 use crate::sys::caps::{Family, Keepalive, SocketOption, StreamConfig};
 use crate::sys::StreamOps;
 
+/// Bytes asked for with one read: the host pays for what it is asked for. As many at first, more
+/// while it has as many.
+const READ: usize = 2048;
+const MOST: usize = 64 * 1024;
+
 /// A TCP connection.
 pub(crate) struct Stream {
     // In this order: the host wants pollables gone before their streams, and those before the
@@ -39,6 +44,8 @@ struct Inner {
     peeked: VecDeque<u8>,
     input: InputStream,
     output: OutputStream,
+    /// Bytes that the next read asks for.
+    size: usize,
     /// The direction to the peer is still open.
     writing: bool,
     socket: TcpSocket,
@@ -54,12 +61,22 @@ impl Drop for Inner {
 }
 
 impl Inner {
-    /// Up to `max` bytes, of which there are some; none are the end.
-    fn read(&mut self, max: usize) -> io::Result<Vec<u8>> {
-        match self.input.read(max as u64) {
-            Ok(data) if data.is_empty() && max > 0 => Err(io::ErrorKind::WouldBlock.into()),
-            Ok(data) => Ok(data),
-            Err(StreamError::Closed) => Ok(Vec::new()),
+    /// Up to `max` bytes, of which there are some; none are the end. True if that is all there
+    /// is for now.
+    fn read(&mut self, max: usize) -> io::Result<(Vec<u8>, bool)> {
+        let asked = max.min(self.size);
+        match self.input.read(asked as u64) {
+            Ok(data) if data.is_empty() && asked > 0 => Err(io::ErrorKind::WouldBlock.into()),
+            Ok(data) => {
+                let is_short = data.len() < asked;
+                if !is_short && asked == self.size {
+                    self.size = (self.size * 2).min(MOST);
+                } else if data.len() < self.size / 4 {
+                    self.size = (self.size / 2).max(READ);
+                }
+                Ok((data, is_short))
+            }
+            Err(StreamError::Closed) => Ok((Vec::new(), false)),
             Err(StreamError::LastOperationFailed(failure)) => Err(failed(&failure)),
         }
     }
@@ -134,6 +151,7 @@ impl Stream {
                 peeked: VecDeque::new(),
                 input,
                 output,
+                size: READ,
                 writing: true,
                 socket,
             }),
@@ -213,14 +231,14 @@ impl StreamOps for Stream {
             true => inner.read(room),
             false => {
                 let len = room.min(inner.peeked.len());
-                Ok(inner.peeked.drain(..len).collect())
+                Ok((inner.peeked.drain(..len).collect(), false))
             }
         };
         match data {
-            Ok(data) => {
+            Ok((data, is_short)) => {
                 scatter(&data, bufs);
                 // Less than asked for is all there was; the host says when there is more.
-                if (1..room).contains(&data.len()) {
+                if is_short {
                     self.read.clear();
                 }
                 Ok(data.len())
@@ -246,7 +264,7 @@ impl StreamOps for Stream {
         let look = |buf: &mut [u8]| {
             let mut inner = self.lock();
             if inner.peeked.is_empty() {
-                let data = inner.read(buf.len())?;
+                let (data, _) = inner.read(buf.len())?;
                 inner.peeked.extend(data);
             }
             let len = buf.len().min(inner.peeked.len());
