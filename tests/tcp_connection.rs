@@ -1,9 +1,12 @@
 //! `create_connection` and `connect_accepted_socket`: addresses and names, what is refused, sockets
-//! that are brought.
+//! that are brought, as they cannot be on WASI.
 
 mod common;
 
-use std::io::{self, ErrorKind, Read};
+#[cfg(not(target_os = "wasi"))]
+use std::io::Read;
+use std::io::{self, ErrorKind};
+#[cfg(not(target_os = "wasi"))]
 use std::net::TcpStream;
 use std::time::Duration;
 
@@ -11,11 +14,16 @@ use common::stream::{Event, Log, Recorder};
 use common::tcp_connection::{
     accept, dead, echoing, exchange, listening, local_of, options, peer_of, refusal, std_pair, to,
 };
-use common::{block_on_within, within, PATIENCE};
-use coracle::net::{ResolveFlags, Socket, Target};
+#[cfg(not(target_os = "wasi"))]
+use common::PATIENCE;
+use common::{block_on_within, within};
+#[cfg(not(target_os = "wasi"))]
+use coracle::net::Socket;
+use coracle::net::{ResolveFlags, Target};
+#[cfg(not(target_os = "wasi"))]
+use coracle::{connect_accepted_socket, AcceptedOptions};
 use coracle::{
-    connect_accepted_socket, create_connection, create_connection_with_driver, spawn,
-    AcceptedOptions, ConnectErrors, Family, TcpOptions,
+    create_connection, create_connection_with_driver, spawn, ConnectErrors, Family, TcpOptions,
 };
 
 /// Checks that the options are refused for what this names.
@@ -72,6 +80,7 @@ fn a_name_is_looked_up() {
     });
 }
 
+#[cfg(not(target_os = "wasi"))]
 #[test]
 fn addresses_are_remembered_after_a_reset() {
     block_on_within(async {
@@ -140,7 +149,7 @@ fn where_nobody_listens_it_is_refused_by_address() {
             let error = refusal(to(addr)).await;
             assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
             assert!(error.to_string().contains(&addr.to_string()), "{error}");
-            assert!(common::raw_code(&error).is_some());
+            assert!(common::raw_code(&error).is_some() || cfg!(target_os = "wasi"));
             let eager = to(addr).happy_eyeballs_delay(Duration::from_secs(3600));
             let error = refusal(eager.all_errors(true)).await;
             assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
@@ -209,6 +218,7 @@ fn tls_is_unsupported_when_all_else_is_right() {
         for given in [
             to(addr),
             to(addr).server_hostname("localhost"),
+            #[cfg(not(target_os = "wasi"))]
             options().sock(std_pair().0).server_hostname(""),
         ] {
             let given = given.tls(true);
@@ -222,6 +232,7 @@ fn tls_is_unsupported_when_all_else_is_right() {
     });
 }
 
+#[cfg(not(target_os = "wasi"))]
 #[test]
 fn a_socket_of_any_stream_family_may_be_brought() {
     block_on_within(async {
@@ -248,6 +259,7 @@ fn a_socket_of_any_stream_family_may_be_brought() {
 }
 
 /// Sockets that no connection can have.
+#[cfg(not(target_os = "wasi"))]
 fn wrong_sockets() -> Vec<Socket> {
     vec![
         std::net::UdpSocket::bind("127.0.0.1:0").unwrap().into(),
@@ -262,6 +274,7 @@ fn wrong_sockets() -> Vec<Socket> {
     ]
 }
 
+#[cfg(not(target_os = "wasi"))]
 #[test]
 fn sockets_that_are_no_streams_are_refused() {
     block_on_within(async {
@@ -278,6 +291,7 @@ fn sockets_that_are_no_streams_are_refused() {
     });
 }
 
+#[cfg(not(target_os = "wasi"))]
 #[test]
 fn a_socket_that_is_not_connected_is_lost_at_once() {
     block_on_within(async {
@@ -291,6 +305,7 @@ fn a_socket_that_is_not_connected_is_lost_at_once() {
     });
 }
 
+#[cfg(not(target_os = "wasi"))]
 #[test]
 fn an_accepted_socket_becomes_a_connection() {
     block_on_within(async {
@@ -340,6 +355,7 @@ fn an_accepted_socket_becomes_a_connection() {
     });
 }
 
+#[cfg(not(target_os = "wasi"))]
 #[test]
 fn small_writes_go_out_at_once_and_the_socket_can_be_reached_while_it_is_open() {
     block_on_within(async {
@@ -373,9 +389,8 @@ fn small_writes_go_out_at_once_and_the_socket_can_be_reached_while_it_is_open() 
 
 #[test]
 fn without_a_runtime_there_is_the_form_with_a_driver() {
-    let (ours, _peer) = std_pair();
-    let made = create_connection(|| Recorder::new(&Log::new()), options().sock(ours));
-    let error = smol::block_on(made).map(drop).unwrap_err();
+    let made = create_connection(|| Recorder::new(&Log::new()), to("127.0.0.1:1"));
+    let error = futures_lite::future::block_on(made).map(drop).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unsupported);
     assert!(error.to_string().contains("_with_driver"), "{error}");
 

@@ -7,11 +7,11 @@ mod common;
 
 use std::fmt::Debug;
 use std::hash::{BuildHasher, RandomState};
-use std::io::{self, ErrorKind, Write};
+use std::io::{self, ErrorKind};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use common::stream::{Event as StreamEvent, Log as StreamLog, Recorder as StreamRecorder};
+use common::stream::{Log as StreamLog, Recorder as StreamRecorder};
 use common::{
     block_on_within, close, dead_addr, echoing, ip, local_v4, recording, refusal, settle, std_udp,
     to, within, Event, Log,
@@ -23,11 +23,6 @@ use coracle::{
     TcpServerOptions, Transport,
 };
 use futures_lite::future::poll_once;
-use wasip2::io::streams::{InputStream, OutputStream};
-use wasip2::sockets::instance_network::instance_network;
-use wasip2::sockets::network::{IpAddressFamily, IpSocketAddress, Ipv4SocketAddress};
-use wasip2::sockets::tcp::{ShutdownType, TcpSocket as RawSocket};
-use wasip2::sockets::tcp_create_socket::create_tcp_socket;
 
 /// Of a network that is set aside for documents: no machine's own.
 const ELSEWHERE: &str = "192.0.2.1:0";
@@ -71,21 +66,6 @@ async fn connection(log: &StreamLog, addr: SocketAddr) -> Transport {
     let options = TcpOptions::new().remote_addr(addr);
     let made = create_connection(|| StreamRecorder::new(log), options);
     within(made).await.unwrap().0
-}
-
-/// Writes until nothing more is taken, and tells how many bytes were.
-fn fill(socket: &TcpStream) -> usize {
-    let data = [7; 50_000];
-    let mut taken = 0;
-    loop {
-        match socket.try_write(&data) {
-            Ok(len) => taken += len,
-            Err(error) => {
-                assert_eq!(error.kind(), ErrorKind::WouldBlock);
-                return taken;
-            }
-        }
-    }
 }
 
 #[test]
@@ -382,185 +362,6 @@ fn an_unreachable_port_is_told_to_a_socket_once_for_each_datagram() {
         assert_error(result, ErrorKind::ConnectionRefused, &[&text]);
         let result = no_connection(TcpOptions::new().remote_addr(addr)).await;
         assert_error(result, ErrorKind::ConnectionRefused, &[&text]);
-    });
-}
-
-/// Where tests/wasi_host.rs listens, which resets connections as no peer in a component can: what
-/// is dropped there ends its direction first.
-const RESETTER: &str = "CORACLE_TEST_RESETTER";
-
-/// The other end of a connection, which vanishes.
-enum Peer {
-    /// Obeys a second connection.
-    Native(std::net::TcpStream),
-    Own(InputStream, OutputStream, RawSocket),
-}
-
-impl Peer {
-    /// Connects with `options`, which a listener is added to.
-    async fn connect(log: &StreamLog) -> (Transport, Peer) {
-        let connect = |addr: SocketAddr| async move {
-            let options = TcpOptions::new().remote_addr(addr);
-            let made = create_connection(|| StreamRecorder::new(log).keeping_open(), options);
-            within(made).await.unwrap().0
-        };
-        if let Ok(addr) = std::env::var(RESETTER) {
-            let transport = connect(addr.parse().unwrap()).await;
-            let control = std::net::TcpStream::connect(addr).unwrap();
-            return (transport, Peer::Native(control));
-        }
-        let listener = create_tcp_socket(IpAddressFamily::Ipv4).unwrap();
-        let local = Ipv4SocketAddress {
-            port: 0,
-            address: (127, 0, 0, 1),
-        };
-        let start = listener.start_bind(&instance_network(), IpSocketAddress::Ipv4(local));
-        start.and_then(|()| listener.finish_bind()).unwrap();
-        listener.start_listen().unwrap();
-        listener.finish_listen().unwrap();
-        let Ok(IpSocketAddress::Ipv4(addr)) = listener.local_address() else {
-            panic!("it was bound to IPv4");
-        };
-        let transport = connect((Ipv4Addr::LOCALHOST, addr.port).into()).await;
-        listener.subscribe().block();
-        let (socket, input, output) = listener.accept().unwrap();
-        (transport, Peer::Own(input, output, socket))
-    }
-
-    /// Ends its direction.
-    fn end(&mut self) {
-        match self {
-            Peer::Native(control) => control.write_all(b"e").unwrap(),
-            Peer::Own(_, _, socket) => socket.shutdown(ShutdownType::Send).unwrap(),
-        }
-    }
-
-    /// Resets the connection; one of our own can but close it without having read all.
-    fn vanish(self) {
-        match self {
-            Peer::Native(mut control) => control.write_all(b"r").unwrap(),
-            Peer::Own(input, ..) => assert_eq!(input.blocking_read(1).unwrap().len(), 1),
-        }
-    }
-}
-
-#[test]
-fn a_peer_that_vanishes_is_told_at_each_stage_of_a_connection() {
-    let stages: &[&str] = match std::env::var(RESETTER) {
-        Ok(_) => &[
-            "idle",
-            "paused",
-            "full",
-            "half closed",
-            "half open",
-            "closing",
-        ],
-        Err(_) => &["paused", "full", "half open", "closing"],
-    };
-    for stage in stages {
-        block_on_within(async {
-            println!("{stage}");
-            let log = StreamLog::new();
-            let (transport, mut peer) = Peer::connect(&log).await;
-            transport.write(b"ab").unwrap();
-            if ["paused", "full", "closing"].contains(stage) {
-                transport.write(&vec![7; 20_000_000]).unwrap();
-            }
-            match *stage {
-                "paused" => transport.pause_reading(),
-                "half closed" => transport.write_eof().unwrap(),
-                "half open" => {
-                    peer.end();
-                    log.until_event(StreamEvent::Eof).await;
-                }
-                "closing" => transport.close(),
-                _ => {}
-            }
-            settle().await;
-            peer.vanish();
-            // There is nothing to read any longer that could tell.
-            while *stage == "half open" && !transport.is_closing() {
-                let _ = transport.write(b"more");
-                sleep(Duration::from_millis(1)).await;
-            }
-            log.until_lost().await;
-            let Some(StreamEvent::Lost(Some(kind))) = log.events().pop() else {
-                panic!("{:?}", log.events());
-            };
-            let kinds = [ErrorKind::ConnectionReset, ErrorKind::BrokenPipe];
-            assert!(kinds.contains(&kind), "{kind:?}");
-            assert_eq!(transport.closed().await.unwrap_err().kind(), kind);
-        });
-    }
-}
-
-#[test]
-fn a_server_outlives_clients_that_vanish() {
-    block_on_within(async {
-        let (server, addr) = server(|| StreamRecorder::echoing(&StreamLog::new())).await;
-        for _ in 0..20 {
-            let client = TcpStream::connect(addr).await.unwrap();
-            client.write_all(&[7; 100_000]).await.unwrap();
-            // Half of the echo is read.
-            client.read(&mut [0; 50_000]).await.unwrap();
-        }
-        while server.connections() > 0 {
-            settle().await;
-        }
-        let log = StreamLog::new();
-        let client = connection(&log, addr).await;
-        client.write(b"still").unwrap();
-        log.until_len(5).await;
-        assert_eq!(server.accept_errors(), 0);
-    });
-}
-
-#[test]
-fn what_was_written_arrives_though_the_stream_is_dropped_at_once() {
-    block_on_within(async {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        // One byte, as much as may be written at once, and as much as is taken.
-        for amount in [1, 60_000, usize::MAX] {
-            let socket = TcpStream::connect(listener.local_addr().unwrap())
-                .await
-                .unwrap();
-            let (peer, _) = within(listener.accept()).await.unwrap();
-            let written = match amount {
-                usize::MAX => fill(&socket),
-                _ => socket.try_write(&vec![7; amount]).unwrap(),
-            };
-            drop(socket);
-            settle().await;
-            let mut buf = vec![0; 100_000];
-            let mut got = 0;
-            loop {
-                match within(peer.read(&mut buf)).await {
-                    Ok(0) => break,
-                    Ok(len) => got += len,
-                    Err(error) => panic!("{error} after {got} bytes of {written}"),
-                }
-            }
-            assert_eq!(got, written);
-        }
-    });
-}
-
-#[test]
-fn what_was_written_arrives_though_the_connection_is_closed_at_once() {
-    block_on_within(async {
-        for len in [1, 1_000_000, 10_000_000] {
-            let log = StreamLog::new();
-            let recorder = log.clone();
-            let (_server, addr) = server(move || StreamRecorder::new(&recorder)).await;
-            let client = connection(&StreamLog::new(), addr).await;
-            client.write(&vec![7; len]).unwrap();
-            client.close();
-            within(client.closed()).await.unwrap();
-            drop(client);
-            log.until_lost().await;
-            assert_eq!(log.data().len(), len);
-            assert_eq!(log.events().pop(), Some(StreamEvent::Lost(None)));
-        }
     });
 }
 

@@ -27,32 +27,52 @@ impl Ours {
     }
 }
 
-/// The other end, from when coracle's is made. Until then, it remembers what it was told.
+/// The other end, from when coracle's is made.
 #[derive(Clone, Default)]
 pub(crate) struct Peer(Rc<State>);
 
 #[derive(Default)]
 struct State {
     stream: RefCell<Option<Rc<TcpStream>>>,
-    early: RefCell<Vec<u8>>,
     recv_buffer_size: Cell<Option<usize>>,
+    /// To be written by a task.
+    unsent: RefCell<Vec<u8>>,
+    is_ended: Cell<bool>,
+    is_sending: Cell<bool>,
 }
 
 impl Peer {
     /// Writes what the system takes without a reader.
-    pub(crate) fn write(&self, mut data: &[u8]) {
-        let Some(stream) = &*self.0.stream.borrow() else {
-            return self.0.early.borrow_mut().extend(data);
-        };
-        while !data.is_empty() {
-            let written = stream.try_write(data).unwrap();
-            data = &data[written..];
-        }
+    pub(crate) fn write(&self, data: &[u8]) {
+        self.0.unsent.borrow_mut().extend(data);
+        self.send();
     }
 
     pub(crate) fn end(&self) {
-        let stream = self.0.stream.borrow();
-        stream.as_ref().unwrap().shutdown(Shutdown::Write).unwrap();
+        self.0.is_ended.set(true);
+        self.send();
+    }
+
+    fn send(&self) {
+        if self.0.is_sending.replace(true) {
+            return;
+        }
+        let peer = self.clone();
+        let sending = async move {
+            let stream = peer.stream().await;
+            loop {
+                let data = peer.0.unsent.take();
+                if data.is_empty() {
+                    break;
+                }
+                stream.write_all(&data).await.unwrap();
+            }
+            peer.0.is_sending.set(false);
+            if peer.0.is_ended.get() {
+                stream.shutdown(Shutdown::Write).unwrap();
+            }
+        };
+        coracle::spawn(sending).detach();
     }
 
     pub(crate) async fn read(&self, len: usize) -> Vec<u8> {
@@ -107,8 +127,6 @@ impl Peer {
             stream.set_recv_buffer_size(size).unwrap();
         }
         *self.0.stream.borrow_mut() = Some(Rc::new(stream));
-        let early = self.0.early.take();
-        self.write(&early);
     }
 }
 

@@ -11,7 +11,6 @@ pub(crate) mod guest;
 pub(crate) mod pairs;
 pub(crate) mod server;
 pub(crate) mod stream;
-#[cfg(not(target_os = "wasi"))]
 pub(crate) mod tcp_connection;
 #[cfg(unix)]
 pub(crate) mod unix_connection;

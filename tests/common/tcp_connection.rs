@@ -9,7 +9,7 @@ use coracle::net::Target;
 use coracle::{create_connection, ProtocolHandle, TcpOptions, Transport};
 
 use super::stream::{Log, Recorder};
-use super::{within, PATIENCE};
+use super::within;
 
 pub(crate) fn options() -> TcpOptions {
     TcpOptions::new()
@@ -28,7 +28,8 @@ pub(crate) fn listening(ip: &str) -> (TcpListener, SocketAddr) {
 /// The peer of the next connection, which fails instead of hanging.
 pub(crate) fn accept(listener: &TcpListener) -> TcpStream {
     let (peer, _) = listener.accept().unwrap();
-    peer.set_read_timeout(Some(PATIENCE)).unwrap();
+    #[cfg(not(target_os = "wasi"))]
+    peer.set_read_timeout(Some(super::PATIENCE)).unwrap();
     peer
 }
 
@@ -39,12 +40,20 @@ pub(crate) fn std_pair() -> (TcpStream, TcpStream) {
 }
 
 /// An address where nobody listens, as long as the socket is held.
+#[cfg(not(target_os = "wasi"))]
 pub(crate) fn dead(addr: SocketAddr) -> (socket2::Socket, SocketAddr) {
     let domain = socket2::Domain::for_address(addr);
     let socket = socket2::Socket::new(domain, socket2::Type::STREAM, None).unwrap();
     socket.bind(&addr.into()).unwrap();
     let addr = socket.local_addr().unwrap().as_socket().unwrap();
     (socket, addr)
+}
+
+/// An address where somebody listened a moment ago.
+#[cfg(target_os = "wasi")]
+pub(crate) fn dead(addr: SocketAddr) -> ((), SocketAddr) {
+    let taken = TcpListener::bind(addr).unwrap();
+    ((), taken.local_addr().unwrap())
 }
 
 pub(crate) async fn echoing(
@@ -67,11 +76,26 @@ pub(crate) fn local_of(transport: &Transport) -> SocketAddr {
 /// Something there and back again; then the peer's end ends the connection.
 pub(crate) async fn exchange(transport: &Transport, mut peer: TcpStream) {
     peer.write_all(b"hello").unwrap();
+    let mut buf = [0; 5];
+    #[cfg(not(target_os = "wasi"))]
     let exchanged = smol::unblock(move || {
-        let mut buf = [0; 5];
         peer.read_exact(&mut buf).unwrap();
         assert_eq!(buf, *b"hello");
     });
+    #[cfg(target_os = "wasi")]
+    let exchanged = async {
+        peer.set_nonblocking(true).unwrap();
+        let mut read = 0;
+        while read < 5 {
+            match peer.read(&mut buf[read..]) {
+                Ok(more) => read += more,
+                Err(error) => assert_eq!(error.kind(), io::ErrorKind::WouldBlock),
+            }
+            coracle::yield_now().await;
+        }
+        assert_eq!(buf, *b"hello");
+        drop(peer);
+    };
     within(exchanged).await;
     within(transport.closed()).await.unwrap();
 }
