@@ -296,8 +296,10 @@ fn pollables_and_standard_streams() {
         output.flush().await.unwrap();
         let mut input = stdin();
         let read = async { input.read(&mut [0; 8]).await.map(|_| ()) };
-        or(read, async { Ok(sleep(Duration::from_millis(1)).await) })
-            .await
-            .unwrap();
+        let limit = async {
+            sleep(Duration::from_millis(1)).await;
+            Ok(())
+        };
+        or(read, limit).await.unwrap();
     });
 }

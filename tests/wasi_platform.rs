@@ -215,7 +215,9 @@ fn sockets_that_were_waited_for_go_on_in_the_next_runtime() {
             // host was asked.
             if round % 2 == 0 {
                 sleep(Duration::from_millis(round)).await;
-                (tasks.0.detach(), tasks.1.detach(), tasks.2.detach());
+                tasks.0.detach();
+                tasks.1.detach();
+                tasks.2.detach();
                 return;
             }
             yield_now().await;
