@@ -45,17 +45,17 @@ impl Protocol for Client {
     fn connection_made(&mut self, transport: &Transport) {
         println!("stream client: hello");
         let _ = transport.write(b"hello");
-        let _ = transport.write_eof();
     }
 
-    fn data_received(&mut self, _: &Transport, data: &[u8]) -> io::Result<()> {
+    fn data_received(&mut self, transport: &Transport, data: &[u8]) -> io::Result<()> {
         println!("stream client: got {:?}", String::from_utf8_lossy(data));
+        transport.close();
         Ok(())
     }
 }
 
 async fn connection() -> io::Result<()> {
-    // Called for every connection. It is closed when the client has ended its direction.
+    // Called for every connection. It is closed when the client has hung up.
     let echo = || {
         on_data(|transport, data| {
             println!("stream server: {} bytes", data.len());

@@ -373,9 +373,10 @@ fn as_many_sockets_as_the_host_allows_are_opened_polled_and_dropped() {
             while sockets.len() < 2_000 {
                 match UdpSocket::bind("127.0.0.1:0").await {
                     Ok(socket) => sockets.push(socket),
-                    // The host's own limit of open files.
+                    // The host's own limit of open files. Some room for the rest of the test.
                     Err(error) => {
                         println!("{error} after {} sockets", sockets.len());
+                        sockets.truncate(sockets.len() - 20);
                         break;
                     }
                 }
@@ -390,7 +391,7 @@ fn as_many_sockets_as_the_host_allows_are_opened_polled_and_dropped() {
             let addr = last.local_addr().unwrap();
             within(sockets[0].send_to(b"ping", &addr)).await.unwrap();
             assert_eq!(within(last.recv(&mut buf)).await.unwrap(), 4);
-            // Half of them go with the tasks that wait for them.
+            // Some go with the tasks that wait for them.
             for socket in sockets.drain(..100) {
                 spawn(async move { socket.recv(&mut [0; 8]).await }).detach();
             }

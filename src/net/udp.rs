@@ -242,7 +242,7 @@ impl UdpSocket {
     ///
     /// # Examples
     /// ```
-    /// # #[cfg(not(windows))]
+    /// # #[cfg(not(any(windows, target_os = "wasi")))]
     /// # {
     /// use coracle::net::{Family, UdpSocket};
     ///

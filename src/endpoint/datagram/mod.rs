@@ -95,6 +95,8 @@ where
 ///
 /// # Examples
 /// ```
+/// # #[cfg(not(target_os = "wasi"))]
+/// # {
 /// use coracle::{create_datagram_endpoint_with_driver, on_datagram, DatagramOptions};
 ///
 /// smol::block_on(async {
@@ -109,6 +111,7 @@ where
 /// #   std::io::Result::Ok(())
 /// })
 /// # .unwrap();
+/// # }
 /// ```
 pub async fn create_datagram_endpoint_with_driver<P: DatagramProtocol>(
     protocol_factory: impl FnOnce() -> P,

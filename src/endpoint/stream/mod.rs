@@ -124,6 +124,8 @@ impl AcceptedOptions {
 ///
 /// # Examples
 /// ```
+/// # #[cfg(not(target_os = "wasi"))]
+/// # {
 /// use coracle::{connect_accepted_socket, on_data, AcceptedOptions};
 /// use std::net::{TcpListener, TcpStream};
 ///
@@ -139,6 +141,7 @@ impl AcceptedOptions {
 ///     transport.closed().await
 /// })
 /// # .unwrap();
+/// # }
 /// # std::io::Result::Ok(())
 /// ```
 pub async fn connect_accepted_socket<P, K>(

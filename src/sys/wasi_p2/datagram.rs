@@ -101,14 +101,19 @@ impl Inner {
             let count = self.inbox.len().min(max as usize);
             return Ok(self.inbox.drain(..count).collect());
         }
-        let Some(streams) = &self.streams else {
-            // Nothing can come before it is bound.
-            return Err(io::ErrorKind::WouldBlock.into());
-        };
-        let datagrams = streams.incoming.receive(max).map_err(error)?;
+        let datagrams = self.receive_now(max)?;
         match datagrams.is_empty() {
             true => Err(io::ErrorKind::WouldBlock.into()),
             false => Ok(datagrams),
+        }
+    }
+
+    /// What the host has, up to `max` datagrams.
+    fn receive_now(&self, max: u64) -> io::Result<Vec<IncomingDatagram>> {
+        match &self.streams {
+            Some(streams) => streams.incoming.receive(max).map_err(error),
+            // Nothing can come before it is bound.
+            None => Ok(Vec::new()),
         }
     }
 }
@@ -240,20 +245,28 @@ impl DatagramOps for Datagram {
             .streams(self.family)
             .map_err(|error| context(error, format_args!("connect {to}")))?;
         // What has come from the peer is not to be lost with the streams.
-        let mut kept = std::mem::take(&mut inner.inbox);
-        while kept.len() < KEPT {
-            match inner.receive(BATCH) {
-                Ok(datagrams) => kept.extend(datagrams),
-                Err(_) => break,
+        while inner.inbox.len() < KEPT {
+            match inner.receive_now(BATCH) {
+                Ok(datagrams) if !datagrams.is_empty() => inner.inbox.extend(datagrams),
+                _ => break,
             }
         }
-        kept.retain(|datagram| from_wasi(datagram.remote_address) == peer);
-        inner.inbox = kept;
         self.read.unsubscribe();
         self.write.unsubscribe();
-        inner
-            .open_streams(Some(peer))
-            .map_err(|error| context(error, format_args!("connect {to}")))
+        let before = inner.peer;
+        match inner.open_streams(Some(peer)) {
+            Ok(()) => {
+                let is_peers =
+                    |datagram: &IncomingDatagram| from_wasi(datagram.remote_address) == peer;
+                inner.inbox.retain(is_peers);
+                Ok(())
+            }
+            Err(error) => {
+                // It goes on as it was, which is as far as it can be told.
+                let _ = inner.open_streams(before);
+                Err(context(error, format_args!("connect {to}")))
+            }
+        }
     }
 
     fn local_addr(&self) -> io::Result<Address> {

@@ -4,6 +4,7 @@
 pub(crate) mod clock;
 mod convert;
 mod datagram;
+mod leaving;
 mod listener;
 mod pollable;
 mod reactor;

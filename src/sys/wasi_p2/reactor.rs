@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use wasip2::clocks::monotonic_clock::subscribe_duration;
 use wasip2::io::poll::{poll, Pollable};
 
+use super::leaving::{put_back, take_leaving, wait_for_all};
 use super::pollable::Slot;
 use crate::sys::{clock, NotifierOps, ReactorOps, Step};
 
@@ -80,6 +81,7 @@ impl Drop for Reactor {
         for slot in self.registry.waiting.take() {
             slot.unlist(false, &mut Vec::new());
         }
+        wait_for_all();
     }
 }
 
@@ -106,11 +108,14 @@ impl Registry {
             }
             None => false,
         });
+        let leaving = take_leaving();
         let mut timer = self.timer.borrow_mut();
         let mut yielding = None;
         let timer: Option<&Pollable> = match patience {
             // The host runs what it has to, and says what is ready now.
-            Patience::None if !waiting.is_empty() => Some(yielding.insert(subscribe_duration(0))),
+            Patience::None if !waiting.is_empty() || !leaving.is_empty() => {
+                Some(yielding.insert(subscribe_duration(0)))
+            }
             Patience::None => return Ok(()),
             Patience::Until(until) => {
                 if timer.as_ref().is_none_or(|(before, _)| *before != until) {
@@ -124,12 +129,14 @@ impl Registry {
         let mut list: Vec<&Pollable> = pollables.iter().map(|pollable| &**pollable).collect();
         list.extend(timer);
         if list.is_empty() {
+            put_back(leaving);
             return Err(io::Error::other(
                 "every task waits for another: nothing can ever wake one, since there is no \
                  socket, timer or pollable that any of them waits for",
             ));
         }
         let mut ready = vec![false; list.len()];
+        list.extend(leaving.iter().map(|leaving| leaving.pollable()));
         for index in poll(&list) {
             if let Some(ready) = ready.get_mut(index as usize) {
                 *ready = true;
@@ -138,6 +145,7 @@ impl Registry {
         // Before tasks run, which may drop their streams.
         drop(list);
         drop(pollables);
+        put_back(leaving);
         let mut ready = ready.into_iter();
         waiting.retain(|slot| {
             let is_ready = ready.next().unwrap_or(false);

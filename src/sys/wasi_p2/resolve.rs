@@ -9,7 +9,7 @@ use wasip2::sockets::network::ErrorCode;
 
 use super::convert::{error, ip_from_wasi};
 use super::pollable::wait;
-use crate::error::{context, invalid, unsupported};
+use crate::error::{context, unsupported};
 use crate::sys::caps::Family;
 use crate::sys::Lookup;
 
@@ -38,7 +38,8 @@ async fn ask(lookup: &Lookup) -> io::Result<Vec<SocketAddr>> {
         )));
     };
     if lookup.flags & resolve_flags::NUMERIC_HOST != 0 {
-        return Err(invalid(format_args!("'{}' is no address", lookup.host)));
+        let text = format!("'{}' is no address", lookup.host);
+        return Err(io::Error::new(io::ErrorKind::NotFound, text));
     }
     if lookup.flags & !(resolve_flags::PASSIVE | resolve_flags::ADDR_CONFIG) != 0 {
         return Err(unsupported("flags"));

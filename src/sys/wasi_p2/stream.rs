@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::net::Shutdown;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -17,6 +17,7 @@ use wasip2::sockets::tcp_create_socket::create_tcp_socket;
 
 use super::convert::{creation_error, error, family_to_wasi, from_wasi, local, remote, to_wasi};
 use super::datagram::saturate;
+use super::leaving::leave;
 use super::pollable::{wait, Interest};
 use super::socket::Socket;
 use crate::address::Address;
@@ -42,20 +43,36 @@ pub(crate) struct Stream {
 struct Inner {
     /// Looked at and not yet read.
     peeked: VecDeque<u8>,
-    input: InputStream,
-    output: OutputStream,
     /// Bytes that the next read asks for.
     size: usize,
     /// The direction to the peer is still open.
     writing: bool,
+    handles: Arc<Handles>,
+}
+
+/// What the host has of a connection.
+pub(super) struct Handles {
+    // In this order, as above.
+    input: InputStream,
+    pub(super) output: OutputStream,
     socket: TcpSocket,
+}
+
+impl Handles {
+    /// The host has taken what it has not yet sent.
+    pub(super) fn is_sending(&self) -> bool {
+        matches!(self.output.check_write(), Ok(0))
+    }
 }
 
 impl Drop for Inner {
     fn drop(&mut self) {
         if self.writing {
             // What the host has taken is sent before the end; without this it need not be.
-            let _ = self.socket.shutdown(ShutdownType::Send);
+            let _ = self.handles.socket.shutdown(ShutdownType::Send);
+        }
+        if self.handles.is_sending() {
+            leave(self.handles.clone());
         }
     }
 }
@@ -65,7 +82,7 @@ impl Inner {
     /// is for now.
     fn read(&mut self, max: usize) -> io::Result<(Vec<u8>, bool)> {
         let asked = max.min(self.size);
-        match self.input.read(asked as u64) {
+        match self.handles.input.read(asked as u64) {
             Ok(data) if data.is_empty() && asked > 0 => Err(io::ErrorKind::WouldBlock.into()),
             Ok(data) => {
                 let is_short = data.len() < asked;
@@ -82,20 +99,28 @@ impl Inner {
     }
 }
 
-/// What a stream of a socket has failed with: the host gives a text, and a code only where it was
-/// told to (`network-error-code` is unstable).
+/// What a stream of a socket has failed with: the host gives a text, with the name of an error in
+/// one spelling or another, and a code only where it was told to (`network-error-code` is unstable).
 fn failed(failure: &StreamFailure) -> io::Error {
-    use io::ErrorKind as Kind;
     let text = failure.to_debug_string();
+    io::Error::new(kind_of_failure(&text), text)
+}
+
+fn kind_of_failure(text: &str) -> io::ErrorKind {
+    use io::ErrorKind as Kind;
+    let text = text.to_ascii_lowercase();
     let known = [
         ("reset", Kind::ConnectionReset),
-        ("roken pipe", Kind::BrokenPipe),
+        ("broken", Kind::BrokenPipe),
+        ("epipe", Kind::BrokenPipe),
         ("aborted", Kind::ConnectionAborted),
         ("timed out", Kind::TimedOut),
-        ("unreachable", Kind::HostUnreachable),
+        ("timedout", Kind::TimedOut),
+        ("timeout", Kind::TimedOut),
+        ("unreach", Kind::HostUnreachable),
     ];
     let kind = known.iter().find(|(word, _)| text.contains(word));
-    io::Error::new(kind.map_or(Kind::Other, |(_, kind)| *kind), text)
+    kind.map_or(Kind::Other, |(_, kind)| *kind)
 }
 
 fn broken(stream_error: StreamError) -> io::Error {
@@ -149,11 +174,13 @@ impl Stream {
             write: Interest::new(),
             inner: Mutex::new(Inner {
                 peeked: VecDeque::new(),
-                input,
-                output,
                 size: READ,
                 writing: true,
-                socket,
+                handles: Arc::new(Handles {
+                    input,
+                    output,
+                    socket,
+                }),
             }),
             family,
         }
@@ -164,11 +191,11 @@ impl Stream {
     }
 
     fn readable(&self) -> io::Result<Pollable> {
-        Ok(self.lock().input.subscribe())
+        Ok(self.lock().handles.input.subscribe())
     }
 
     fn writable(&self) -> io::Result<Pollable> {
-        Ok(self.lock().output.subscribe())
+        Ok(self.lock().handles.output.subscribe())
     }
 
     fn would_block<T>(&self, interest: &Interest) -> io::Result<T> {
@@ -285,7 +312,7 @@ impl StreamOps for Stream {
         if !inner.writing {
             return Err(io::ErrorKind::BrokenPipe.into());
         }
-        let permit = inner.output.check_write().map_err(broken)? as usize;
+        let permit = inner.handles.output.check_write().map_err(broken)? as usize;
         if offered == 0 {
             return Ok(0);
         }
@@ -304,7 +331,7 @@ impl StreamOps for Stream {
                 &gathered[..]
             }
         };
-        inner.output.write(data).map_err(broken)?;
+        inner.handles.output.write(data).map_err(broken)?;
         if data.len() < offered {
             self.write.clear();
         }
@@ -326,7 +353,7 @@ impl StreamOps for Stream {
         if how != ShutdownType::Receive {
             inner.writing = false;
         }
-        inner.socket.shutdown(how).map_err(error)
+        inner.handles.socket.shutdown(how).map_err(error)
     }
 
     fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -341,12 +368,12 @@ impl StreamOps for Stream {
     }
 
     fn local_addr(&self) -> io::Result<Address> {
-        let addr = self.lock().socket.local_address().map_err(error)?;
+        let addr = self.lock().handles.socket.local_address().map_err(error)?;
         Ok(from_wasi(addr).into())
     }
 
     fn peer_addr(&self) -> io::Result<Address> {
-        let addr = self.lock().socket.remote_address().map_err(error)?;
+        let addr = self.lock().handles.socket.remote_address().map_err(error)?;
         Ok(from_wasi(addr).into())
     }
 
@@ -355,11 +382,11 @@ impl StreamOps for Stream {
     }
 
     fn get(&self, option: SocketOption) -> io::Result<u32> {
-        get(&self.lock().socket, option)
+        get(&self.lock().handles.socket, option)
     }
 
     fn set(&self, option: SocketOption, value: u32) -> io::Result<()> {
-        set(&self.lock().socket, option, value)
+        set(&self.lock().handles.socket, option, value)
     }
 
     fn linger(&self) -> io::Result<Option<Duration>> {
@@ -372,7 +399,7 @@ impl StreamOps for Stream {
 
     fn set_keepalive(&self, keepalive: Keepalive) -> io::Result<()> {
         let inner = self.lock();
-        let socket = &inner.socket;
+        let socket = &inner.handles.socket;
         let nanoseconds = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
         let apply = || {
             if let Some(time) = keepalive.time {
@@ -416,4 +443,32 @@ pub(super) fn set(socket: &TcpSocket, option: SocketOption, value: u32) -> io::R
         other => return Err(unsupported(other)),
     };
     result.map_err(|code| context(error(code), format_args!("{option} = {value}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn failures_are_told_apart_however_the_host_spells_them() {
+        use io::ErrorKind as Kind;
+        for (text, kind) in [
+            ("ConnectionReset", Kind::ConnectionReset),
+            (
+                "Connection reset by peer (os error 104)",
+                Kind::ConnectionReset,
+            ),
+            ("Error: read ECONNRESET", Kind::ConnectionReset),
+            ("ConnectionBroken", Kind::BrokenPipe),
+            ("Broken pipe (os error 32)", Kind::BrokenPipe),
+            ("Error: write EPIPE", Kind::BrokenPipe),
+            ("ConnectionAborted", Kind::ConnectionAborted),
+            ("Timeout", Kind::TimedOut),
+            ("Error: read ETIMEDOUT", Kind::TimedOut),
+            ("RemoteUnreachable", Kind::HostUnreachable),
+            ("something else", Kind::Other),
+        ] {
+            assert_eq!(kind_of_failure(text), kind, "{text}");
+        }
+    }
 }
