@@ -33,7 +33,7 @@ const BATCH: u64 = 1;
 const KEPT: usize = 1024;
 
 /// Receives that are not followed by a try for more, once that found nothing: a wait is cheaper.
-const LONE: u8 = 16;
+const LONE: u8 = 64;
 
 /// A UDP socket.
 pub(crate) struct Datagram {
