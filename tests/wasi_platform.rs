@@ -332,8 +332,8 @@ fn a_pollable_outside_a_runtime_is_an_error_and_goes_on_inside() {
     }
 }
 
-/// Set by tests/wasi_host.rs, which writes this to standard input, bit by bit: one at each turn
-/// that it is told of.
+/// Set by tests/wasi_host.rs, which writes this to standard input, bit by bit: one at a turn that
+/// it is told of.
 const INPUT: &str = "CORACLE_TEST_INPUT";
 
 #[test]
