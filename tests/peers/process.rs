@@ -129,6 +129,11 @@ impl Process {
         stdin.write_all(data).expect("it reads");
     }
 
+    /// There is nothing more for it to read.
+    pub(crate) fn end_input(&mut self) {
+        self.stdin = None;
+    }
+
     pub(crate) fn is_running(&mut self) -> bool {
         self.child.try_wait().is_ok_and(|status| status.is_none())
     }
