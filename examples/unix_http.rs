@@ -106,7 +106,8 @@ mod http {
         Ok(success)
     }
 
-    pub(crate) fn path(text: &String) -> Option<Uri> {
+    /// One that begins with a slash.
+    pub(crate) fn path(text: &str) -> Option<Uri> {
         text.starts_with('/').then(|| text.parse().ok())?
     }
 }
@@ -114,15 +115,13 @@ mod http {
 #[cfg(unix)]
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
-    let (socket, paths) = match &args[..] {
-        [socket, paths @ ..] => (socket, paths.iter().map(http::path).collect()),
-        [] => (&String::new(), None),
-    };
-    let Some(paths) = paths.filter(|paths: &Vec<_>| !paths.is_empty()) else {
+    let paths = args.iter().skip(1).map(|path| http::path(path));
+    let paths: Option<Vec<_>> = paths.collect();
+    let (Some(socket), Some(paths @ [_, ..])) = (args.first(), paths.as_deref()) else {
         eprintln!("usage: unix_http SOCKET PATH..., where PATH begins with a /");
         return ExitCode::from(2);
     };
-    match coracle::block_on(http::get(socket, &paths, &mut std::io::stdout())) {
+    match coracle::block_on(http::get(socket, paths, &mut std::io::stdout())) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::from(3),
         Err(error) => {
