@@ -62,6 +62,8 @@ pub mod net;
 mod runtime;
 mod sys;
 pub mod time;
+#[cfg(feature = "tls")]
+pub mod tls;
 mod wake;
 #[cfg(target_os = "wasi")]
 pub mod wasi;
@@ -81,6 +83,8 @@ pub use crate::endpoint::stream::protocol::{
 };
 pub use crate::endpoint::stream::race::ConnectErrors;
 pub use crate::endpoint::stream::server::{Server, ServerSocket};
+#[cfg(feature = "tls")]
+pub use crate::endpoint::stream::start_tls::{StartTls, StartTlsOptions};
 pub use crate::endpoint::stream::tcp::{
     create_connection, create_connection_with_driver, create_server, create_server_with_driver,
     TcpOptions, TcpServerOptions,

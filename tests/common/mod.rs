@@ -12,6 +12,8 @@ pub(crate) mod pairs;
 pub(crate) mod server;
 pub(crate) mod stream;
 pub(crate) mod tcp_connection;
+#[cfg(feature = "tls")]
+pub(crate) mod tls;
 #[cfg(unix)]
 pub(crate) mod unix_connection;
 

@@ -185,15 +185,15 @@ pub enum Buffered {}
 
 /// What the driver calls.
 pub(super) mod callbacks {
-    use std::io::{self, IoSliceMut};
+    use std::io;
     use std::task::{ready, Context, Poll};
 
     use super::{Buffered, BufferedProtocol, Plain, Protocol};
     use crate::endpoint::handle::Cell;
     use crate::endpoint::stream::lent;
+    use crate::endpoint::stream::source::Source;
     use crate::endpoint::stream::transport::Transport;
     use crate::error::invalid;
-    use crate::sys::{Stream, StreamOps};
 
     /// One way to be a protocol.
     #[allow(private_interfaces)] // Nobody outside can name this trait.
@@ -208,7 +208,7 @@ pub(super) mod callbacks {
         fn poll_receive(
             cell: &Cell<Self>,
             cx: &mut Context<'_>,
-            stream: &Stream,
+            source: &Source<'_>,
             transport: &Transport,
         ) -> Poll<io::Result<usize>>;
     }
@@ -244,13 +244,13 @@ pub(super) mod callbacks {
         fn poll_receive(
             cell: &Cell<P>,
             cx: &mut Context<'_>,
-            stream: &Stream,
+            source: &Source<'_>,
             transport: &Transport,
         ) -> Poll<io::Result<usize>> {
             // Before the buffer is borrowed: most polls end here.
-            ready!(stream.poll_readable(cx))?;
+            ready!(source.poll_readable(cx))?;
             lent::with(|buf| {
-                let len = ready!(stream.poll_read(cx, &mut [IoSliceMut::new(buf)]))?;
+                let len = ready!(source.poll_read(cx, buf))?;
                 if len > 0 {
                     transport.corked(|| match cell.enter().protocol() {
                         Some(protocol) => protocol.data_received(transport, &buf[..len]),
@@ -269,20 +269,20 @@ pub(super) mod callbacks {
         fn poll_receive(
             cell: &Cell<P>,
             cx: &mut Context<'_>,
-            stream: &Stream,
+            source: &Source<'_>,
             transport: &Transport,
         ) -> Poll<io::Result<usize>> {
             // Before the buffer is asked for.
-            ready!(stream.poll_readable(cx))?;
+            ready!(source.poll_readable(cx))?;
             let mut inside = cell.enter();
             let Some(protocol) = inside.protocol() else {
                 return Poll::Pending;
             };
-            let buf = protocol.get_buffer(None);
+            let buf = protocol.get_buffer(source.size_hint());
             if buf.is_empty() {
                 return Poll::Ready(Err(invalid("get_buffer gave an empty buffer")));
             }
-            let len = ready!(stream.poll_read(cx, &mut [IoSliceMut::new(buf)]))?;
+            let len = ready!(source.poll_read(cx, buf))?;
             if len > 0 {
                 transport.corked(|| protocol.buffer_updated(transport, len))?;
             }

@@ -14,7 +14,9 @@ use crate::endpoint::stream::protocol::StreamProtocol;
 use crate::endpoint::stream::race::{combine, first_success, interleave};
 use crate::endpoint::stream::server::{serve, Server, ServerSocket};
 use crate::endpoint::stream::shared::Socket;
-use crate::endpoint::stream::tls::{tls_client_methods, tls_methods, TlsOptions};
+use crate::endpoint::stream::tls::{
+    secure, tls_client_methods, tls_methods, ClientTls, Handshake, Security, ServerTls,
+};
 use crate::endpoint::stream::transport::Transport;
 use crate::endpoint::stream::{adopt, establish, require_one, spawn_connections, start, BACKLOG};
 use crate::error::invalid;
@@ -47,7 +49,7 @@ pub struct TcpOptions {
     happy_eyeballs_delay: Option<Duration>,
     interleave: Option<usize>,
     all_errors: bool,
-    tls: TlsOptions,
+    tls: ClientTls,
 }
 
 impl TcpOptions {
@@ -119,12 +121,13 @@ impl TcpOptions {
         self
     }
 
-    tls_methods!();
-    tls_client_methods!();
+    tls_methods!(ClientConfig);
+    tls_client_methods!(": the host of [`remote_addr`](Self::remote_addr) unless set.");
 
-    fn validate(&self) -> io::Result<()> {
+    fn validate(&self) -> io::Result<Option<Box<Handshake>>> {
         // The name that is looked up is the server's, unless another is given.
-        self.tls.validate_client(self.remote_addr.is_some())?;
+        let host = || self.remote_addr.as_ref().and_then(Target::host);
+        let handshake = self.tls.check(host)?;
         require_one(
             self.sock.is_some(),
             self.remote_addr.is_some(),
@@ -141,17 +144,20 @@ impl TcpOptions {
                 "interleave is 0: the first family needs an address",
             ));
         }
-        Ok(())
+        Ok(handshake)
     }
 
-    async fn open(mut self) -> io::Result<Socket> {
-        self.validate()?;
-        if let Some(sock) = self.sock.take() {
-            let socket = adopt(sock)?;
-            self.tls.require_plain()?;
-            return Ok(socket);
-        }
-        self.tls.require_plain()?;
+    async fn open(mut self) -> io::Result<(Socket, Security)> {
+        let handshake = self.validate()?;
+        let socket = match self.sock.take() {
+            Some(sock) => adopt(sock)?,
+            None => self.connect().await?,
+        };
+        let security = secure(&socket, handshake).await?;
+        Ok((socket, security))
+    }
+
+    async fn connect(&self) -> io::Result<Socket> {
         let query = Query {
             family: self.family,
             stream: true,
@@ -283,8 +289,8 @@ pub async fn create_connection_with_driver<P: StreamProtocol<K>, K>(
     protocol_factory: impl FnOnce() -> P,
     options: TcpOptions,
 ) -> io::Result<(Transport, ProtocolHandle<P>, ConnectionDriver<P, K>)> {
-    let socket = options.open().await?;
-    Ok(establish(socket, protocol_factory(), None))
+    let (socket, security) = options.open().await?;
+    Ok(establish(socket, protocol_factory(), None, security))
 }
 
 /// What a TCP server is to be: the arguments of [`create_server`].
@@ -309,7 +315,7 @@ pub struct TcpServerOptions {
     reuse_port: bool,
     keep_alive: bool,
     start_serving: bool,
-    tls: TlsOptions,
+    tls: ServerTls,
 }
 
 impl Default for TcpServerOptions {
@@ -324,7 +330,7 @@ impl Default for TcpServerOptions {
             reuse_port: false,
             keep_alive: false,
             start_serving: true,
-            tls: TlsOptions::default(),
+            tls: ServerTls::default(),
         }
     }
 }
@@ -408,10 +414,10 @@ impl TcpServerOptions {
         self
     }
 
-    tls_methods!();
+    tls_methods!(ServerConfig);
 
     fn validate(&self) -> io::Result<()> {
-        self.tls.validate_server()?;
+        self.tls.validate_timeouts()?;
         require_one(
             self.sock.is_some(),
             !self.local_addrs.is_empty(),
@@ -432,13 +438,11 @@ impl TcpServerOptions {
         self.validate()?;
         if let Some(sock) = self.sock.take() {
             let listener = Listener::from_socket(sock)?;
-            self.tls.require_plain()?;
             if self.keep_alive {
                 listener.set(SocketOption::KeepAlive, 1)?;
             }
             return Ok(vec![ServerSocket::new(listener)?]);
         }
-        self.tls.require_plain()?;
         let mut sockets = Vec::new();
         let mut skipped = None;
         for addr in self.addrs().await? {
@@ -557,6 +561,7 @@ where
         options.backlog,
         options.start_serving,
         None,
+        options.tls,
         protocol_factory,
         spawn,
     )
