@@ -44,7 +44,7 @@
 //! # }
 //! ```
 
-mod backlog;
+pub(crate) mod backlog;
 mod info;
 pub(crate) mod lent;
 mod pem;

@@ -417,7 +417,7 @@ impl TcpServerOptions {
     tls_methods!(ServerConfig);
 
     fn validate(&self) -> io::Result<()> {
-        self.tls.validate_timeouts()?;
+        self.tls.check()?;
         require_one(
             self.sock.is_some(),
             !self.local_addrs.is_empty(),

@@ -122,6 +122,12 @@ impl ClientTls {
 }
 
 impl ServerTls {
+    /// Whether a server with these options can have connections.
+    pub(super) fn check(&self) -> io::Result<()> {
+        self.validate_timeouts()?;
+        self.accept().map(drop)
+    }
+
     /// What a new connection of a server has to do.
     pub(super) fn accept(&self) -> io::Result<Security> {
         let Some(config) = &self.config else {

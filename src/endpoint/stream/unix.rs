@@ -285,7 +285,7 @@ impl UnixServerOptions {
     tls_methods!(ServerConfig);
 
     async fn open(&mut self) -> io::Result<(ServerSocket, Option<CleanUp>)> {
-        self.tls.validate_timeouts()?;
+        self.tls.check()?;
         require_one(self.sock.is_some(), self.path.is_some(), "path")?;
         let path = self.path.as_ref().map(unix_address).transpose()?;
         let listener = match (self.sock.take(), path) {
