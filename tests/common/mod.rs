@@ -9,6 +9,8 @@ pub(crate) mod foreign;
 #[cfg(target_os = "wasi")]
 pub(crate) mod guest;
 pub(crate) mod pairs;
+#[cfg(feature = "tls")]
+pub(crate) mod secured;
 pub(crate) mod server;
 pub(crate) mod stream;
 pub(crate) mod tcp_connection;
