@@ -270,6 +270,10 @@ impl Session {
 
     /// Encrypts from the front as much as goes in one go into the buffer that `sink` is given.
     pub(crate) fn encrypt(&mut self, plain: &[u8], sink: impl FnOnce(&[u8])) -> io::Result<usize> {
+        if self.closed {
+            let why = "write after close_notify";
+            return Err(io::Error::new(io::ErrorKind::BrokenPipe, why));
+        }
         let piece = &plain[..plain.len().min(PIECE)];
         self.send(Outgoing::Data(piece), sink)?;
         Ok(piece.len())
