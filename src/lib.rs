@@ -45,6 +45,10 @@
 //! # Features
 //! - `async-io` (default): other executors, and conversions from and into `async_io::Async`.
 //!   Without it, sockets and timers work inside [`block_on`] only.
+//! - `tls`: the option `tls` of stream connections and servers, `Transport::start_tls`,
+//!   `net::TlsStream`, and the module `tls`, by rustls. It has no cryptography of its own: the
+//!   program brings a provider.
+//! - `tls-webpki-roots`, `tls-native-certs`: root certificates, Mozilla's or the platform's.
 //!
 //! # Platforms
 //! Linux is the home, where system calls are the budget: an echoed datagram or message costs three,

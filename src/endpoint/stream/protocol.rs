@@ -64,7 +64,8 @@ pub trait Protocol {
 
     /// The peer will write no more. `true` keeps the connection open for writing, until it is
     /// [closed](Transport::close); `false`, which is what happens unless this is written, closes
-    /// it once what is queued has been sent.
+    /// it once what is queued has been sent. Over TLS, which has no end of one direction, the
+    /// connection is closed whatever this says.
     ///
     /// # Errors
     /// The protocol's own; the connection ends with it.
@@ -86,6 +87,10 @@ pub trait Protocol {
 
     /// The connection is over: `None` after the peer's end, [`close`](Transport::close) or
     /// [`abort`](Transport::abort), else why. The socket is closed when this returns.
+    ///
+    /// Over TLS, a connection that ends without the peer's saying so (close_notify) is lost with
+    /// `UnexpectedEof`, and `eof_received` is not called: data may be missing. (asyncio hides
+    /// that.)
     fn connection_lost(&mut self, transport: &Transport, error: Option<&io::Error>) {
         let _ = (transport, error);
     }

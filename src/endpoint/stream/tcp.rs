@@ -228,11 +228,15 @@ async fn ip_addrs(target: &Target, query: Query) -> io::Result<Vec<Address>> {
 /// # Errors
 /// - `InvalidInput`: contradictory or missing options, or an address that is none; the message
 ///   names it.
-/// - `Unsupported`: TLS, or no coracle runtime is running on this thread.
+/// - `Unsupported`: no coracle runtime is running on this thread.
 /// - `NotFound`: a name is unknown.
 /// - `ConnectionRefused`, `TimedOut`, `AddrInUse`, …: the system's, with the address. If several
 ///   addresses were tried, the message has all errors, and the kind is theirs if they agree,
 ///   else `Other`.
+/// - With TLS: `ConnectionAborted` if the handshake takes longer than `tls_handshake_timeout`,
+///   `ConnectionReset` if the peer ends the connection in it, `InvalidData` for the peer's
+///   certificate or anything else that rustls objects to, whose error is the source. The peer is
+///   told.
 ///
 /// # Cancel safety
 /// If it is dropped before it is done, the connection is closed.
@@ -510,8 +514,8 @@ fn is_absent(error: &io::Error) -> bool {
 /// # Errors
 /// - `InvalidInput`: contradictory or missing options, or an address that is none; the message
 ///   names it.
-/// - `Unsupported`: TLS, an option that the platform cannot honour, or no coracle runtime is
-///   running on this thread.
+/// - `Unsupported`: an option that the platform cannot honour, or no coracle runtime is running on
+///   this thread.
 /// - `NotFound`: a name is unknown.
 /// - `AddrInUse`, `PermissionDenied`, …: the system's, with the address. One that the machine does
 ///   not have is left out if there are others.

@@ -106,9 +106,13 @@ fn require_unix(socket: Socket) -> io::Result<Socket> {
 /// # Errors
 /// - `InvalidInput`: contradictory or missing options, or a path that is none; the message names
 ///   it.
-/// - `Unsupported`: TLS, or no coracle runtime is running on this thread.
+/// - `Unsupported`: no coracle runtime is running on this thread.
 /// - `NotFound`: nothing is at the path. `ConnectionRefused`: nobody listens there.
 /// - `PermissionDenied`, …: the system's, with the path. The source of the error has the raw code.
+/// - With TLS: `ConnectionAborted` if the handshake takes longer than `tls_handshake_timeout`,
+///   `ConnectionReset` if the peer ends the connection in it, `InvalidData` for the peer's
+///   certificate or anything else that rustls objects to, whose error is the source. The peer is
+///   told.
 ///
 /// # Cancel safety
 /// If it is dropped before it is done, the connection is closed.
@@ -343,7 +347,7 @@ fn identity(path: &Path) -> io::Result<(u64, u64, bool)> {
 /// # Errors
 /// - `InvalidInput`: contradictory or missing options, or a path that is none; the message names
 ///   it.
-/// - `Unsupported`: TLS, or no coracle runtime is running on this thread.
+/// - `Unsupported`: no coracle runtime is running on this thread.
 /// - `AddrInUse`: something that is no socket is at the path, or the abstract name is taken.
 /// - `PermissionDenied`, `NotFound`, …: the system's, with the path.
 ///
