@@ -1,5 +1,5 @@
-//! One connection of a TLS server, for streams with the traits `AsyncRead` and `AsyncWrite` of
-//! either kind and their extensions: included where these are in scope.
+// One connection of a TLS server, for streams with the traits `AsyncRead` and `AsyncWrite` of
+// either kind and their extensions: included where these are in scope.
 
 /// Does what the client's commands say until it goes.
 async fn obey(mut stream: impl AsyncRead + AsyncWrite + Unpin) -> std::io::Result<()> {

@@ -304,7 +304,10 @@ impl Session {
                 .send(status, &outgoing, buf));
             kept.consume(discard);
             match sent {
-                Ok(Some(len)) => break Ok(sink(&buf[..len])),
+                Ok(Some(len)) => {
+                    sink(&buf[..len]);
+                    break Ok(());
+                }
                 Ok(None) => {}
                 Err(failure) => break Err(failure),
             }

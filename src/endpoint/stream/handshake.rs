@@ -19,7 +19,7 @@ use crate::tls::{server_name, TlsInfo};
 
 /// A handshake that is to be made, or is being made.
 pub(crate) struct Handshake {
-    session: Session,
+    session: Box<Session>,
     out: Vec<u8>,
     sent: usize,
     limits: Limits,
@@ -42,7 +42,7 @@ pub(super) enum Stage {
         upgrade: Option<Box<Handshake>>,
         early: Vec<u8>,
     },
-    Up(Session),
+    Up(Box<Session>),
     /// The connection is over.
     Over(Option<TlsInfo>),
 }
@@ -64,7 +64,7 @@ impl Handshake {
 
     fn new(session: Session, limits: Limits) -> Handshake {
         Handshake {
-            session,
+            session: Box::new(session),
             out: Vec::new(),
             sent: 0,
             limits,
