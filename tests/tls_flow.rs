@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 use common::pairs::{pattern, LARGE};
 use common::secured::{connected, connected_with};
 use common::stream::{Event, Log, Recorder};
-use common::{block_on_within, settle, within};
+use common::{block_on_within, within};
 use coracle::{on_data, BufferedProtocol, Protocol, Transport};
 use futures_lite::future::{self, poll_once};
 use futures_lite::{AsyncReadExt, AsyncWriteExt};
@@ -43,7 +43,7 @@ fn a_peer_that_does_not_read_pauses_writing_and_one_that_reads_resumes_it() {
 
 #[test]
 fn nothing_is_delivered_while_reading_is_paused_and_the_peer_has_to_wait() {
-    block_on_within(async {
+    coracle::block_on(async {
         let log = Log::new();
         let count = Arc::new(AtomicUsize::new(0));
         let counted = count.clone();
@@ -60,9 +60,9 @@ fn nothing_is_delivered_while_reading_is_paused_and_the_peer_has_to_wait() {
         assert!(poll_once(&mut writing).await.is_none(), "it is too much");
         log.until_len(1).await;
         let first = count.load(Ordering::Relaxed);
-        for _ in 0..3 {
+        for _ in 0..100 {
             assert!(poll_once(&mut writing).await.is_none());
-            settle().await;
+            coracle::yield_now().await;
             assert_eq!(count.load(Ordering::Relaxed), first);
         }
         let reading = async {
@@ -71,7 +71,7 @@ fn nothing_is_delivered_while_reading_is_paused_and_the_peer_has_to_wait() {
                 coracle::yield_now().await;
             }
         };
-        within(future::zip(&mut writing, reading)).await.0.unwrap();
+        future::zip(&mut writing, reading).await.0.unwrap();
         assert!(log.data() == sent);
     });
 }

@@ -129,3 +129,40 @@ fn accepted_sockets_are_servers() {
         within(transport.closed()).await.unwrap();
     });
 }
+
+#[test]
+fn a_client_that_says_goodbye_and_goes_has_ended_its_connection_in_order() {
+    block_on_within(async {
+        use coracle::net::{TlsStream, UnixStream};
+        use futures_lite::{AsyncReadExt, AsyncWriteExt};
+
+        let (_folder, path) = place();
+        for words in [&b""[..], b"words"] {
+            let log = Log::new();
+            let noted = log.clone();
+            let options = UnixServerOptions::new().path(&path).tls(server());
+            let made = create_unix_server(move || Recorder::new(&noted), options);
+            let server = within(made).await.unwrap();
+            let stream = within(UnixStream::connect(&path)).await.unwrap();
+            let mut peer = within(TlsStream::connect(stream, client(), NAME))
+                .await
+                .unwrap();
+            log.until_event(Event::Made).await;
+            // The server does not run before the peer has gone.
+            peer.write_all(words).await.unwrap();
+            peer.close().await.unwrap();
+            let _ = futures_lite::future::poll_once(peer.read(&mut [0; 1])).await;
+            drop(peer);
+            log.until_lost().await;
+            let said = match words.is_empty() {
+                true => vec![Event::Made, Event::Eof, Event::Lost(None)],
+                false => {
+                    let said = Event::Data(words.to_vec());
+                    vec![Event::Made, said, Event::Eof, Event::Lost(None)]
+                }
+            };
+            assert_eq!(log.events(), said);
+            server.close();
+        }
+    });
+}

@@ -33,6 +33,8 @@ pub(crate) struct Secure {
     pub(super) stage: Stage,
     /// How long closing may take.
     pub(super) shutdown: Duration,
+    /// The length of close_notify, which is queued last.
+    pub(super) goodbye: usize,
 }
 
 pub(super) enum Stage {
@@ -104,8 +106,9 @@ impl Handshake {
                 match stream.poll_write(cx, &rest) {
                     Poll::Ready(Ok(len)) => self.sent += len,
                     Poll::Ready(Err(error)) => {
-                        let error = self.failure.take().unwrap_or(error);
-                        return Poll::Ready(Err(context(error, "TLS handshake")));
+                        let why = self.failure.take();
+                        let why = why.or_else(|| self.last_words(cx, stream));
+                        return Poll::Ready(Err(context(why.unwrap_or(error), "TLS handshake")));
                     }
                     // The rest goes out with what is written later.
                     Poll::Pending if !self.session.is_handshaking() => return Poll::Ready(Ok(())),
@@ -133,11 +136,21 @@ impl Handshake {
         }
     }
 
+    /// What the peer has objected to, if it has said so before it went.
+    fn last_words(&mut self, cx: &mut Context<'_>, stream: &Stream) -> Option<io::Error> {
+        let read = |buf: &mut [u8]| stream.poll_read(cx, &mut [IoSliceMut::new(buf)]);
+        match self.session.poll_handshake(read) {
+            Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::InvalidData => Some(error),
+            _ => None,
+        }
+    }
+
     /// What has become of it, and what is still to be sent.
     pub(super) fn finish(self) -> (Secure, Vec<u8>) {
         let secure = Secure {
             stage: Stage::Up(self.session),
             shutdown: self.limits.shutdown,
+            goodbye: 0,
         };
         (secure, self.out[self.sent..].to_vec())
     }
@@ -157,6 +170,7 @@ impl Secure {
                 early: Vec::new(),
             },
             shutdown: Duration::ZERO,
+            goodbye: 0,
         })
     }
 

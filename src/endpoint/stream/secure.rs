@@ -114,10 +114,11 @@ impl Shared {
             return;
         };
         if let Stage::Up(session) = &mut secure.stage {
-            let queue = &mut state.queue;
+            let (queue, goodbye) = (&mut state.queue, &mut secure.goodbye);
             let said = session.close(|ciphertext| {
                 lent::equip(queue);
                 queue.extend(ciphertext);
+                *goodbye = ciphertext.len();
             });
             if let Err(error) = said {
                 self.fail(state, error);
@@ -224,6 +225,13 @@ impl State {
     pub(super) fn is_handshaking(&self) -> bool {
         let stage = self.tls.as_deref().map(|secure| &secure.stage);
         matches!(stage, Some(Stage::Handshaking { .. }))
+    }
+
+    /// Whether so many bytes at the end of the queue are close_notify alone, which a peer that has
+    /// gone need not be told.
+    pub(super) fn is_goodbye(&self, len: usize) -> bool {
+        let goodbye = self.tls.as_deref().map_or(0, |secure| secure.goodbye);
+        self.life.phase == Phase::Closing && len <= goodbye
     }
 
     /// How long closing may take.

@@ -245,6 +245,10 @@ impl Shared {
             Ok(sent) => Some(sent),
             Err(error) => match error.kind() {
                 io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted => Some(0),
+                #[cfg(feature = "tls")]
+                _ if state.is_goodbye(bufs.iter().map(|buf| buf.len()).sum()) => {
+                    Some(bufs.iter().map(|buf| buf.len()).sum())
+                }
                 _ => {
                     self.fail(state, error);
                     None
@@ -291,6 +295,8 @@ impl Shared {
                 Poll::Ready(Ok(sent)) => {
                     state.queue.drain(..sent);
                 }
+                #[cfg(feature = "tls")]
+                Poll::Ready(Err(_)) if state.is_goodbye(state.queue.len()) => state.queue.clear(),
                 Poll::Ready(Err(error)) => {
                     self.fail(&mut state, error);
                     return Poll::Ready(());
