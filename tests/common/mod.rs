@@ -9,9 +9,13 @@ pub(crate) mod foreign;
 #[cfg(target_os = "wasi")]
 pub(crate) mod guest;
 pub(crate) mod pairs;
+#[cfg(feature = "tls")]
+pub(crate) mod secured;
 pub(crate) mod server;
 pub(crate) mod stream;
 pub(crate) mod tcp_connection;
+#[cfg(feature = "tls")]
+pub(crate) mod tls;
 #[cfg(unix)]
 pub(crate) mod unix_connection;
 
