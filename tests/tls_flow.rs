@@ -56,7 +56,10 @@ fn nothing_is_delivered_while_reading_is_paused_and_the_peer_has_to_wait() {
         });
         let (transport, _, mut peer) = connected(recorder).await;
         let sent = pattern(LARGE);
-        let mut writing = Box::pin(peer.write_all(&sent));
+        let mut writing = Box::pin(async {
+            peer.write_all(&sent).await?;
+            peer.flush().await
+        });
         assert!(poll_once(&mut writing).await.is_none(), "it is too much");
         log.until_len(1).await;
         let first = count.load(Ordering::Relaxed);
