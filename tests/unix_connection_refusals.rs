@@ -12,7 +12,7 @@ use common::stream::Log;
 use common::unix_connection::{
     accept, echoing, exchange, listening, options, pair, place, refusal, refused_for,
 };
-use common::{block_on_within, in_process, raw_code};
+use common::{as_nobody, block_on_within, in_process, raw_code};
 use coracle::net::Socket;
 use coracle::Address;
 
@@ -146,23 +146,6 @@ fn what_is_no_path_is_refused() {
             exchange(&transport, accept(&listener)).await;
         }
     });
-}
-
-/// The program again, as a user without privileges where this one is root.
-fn as_nobody(program: &Path, folder: &Path) -> std::process::Command {
-    use std::os::unix::fs::{MetadataExt, PermissionsExt};
-    use std::os::unix::process::CommandExt;
-    // It may lie in a folder that only root can enter.
-    let copy = folder.join("program");
-    std::fs::copy(program, &copy).unwrap();
-    let everyone = std::fs::Permissions::from_mode(0o755);
-    std::fs::set_permissions(folder, everyone).unwrap();
-    let mut command = std::process::Command::new(copy);
-    if folder.metadata().unwrap().uid() == 0 {
-        command.uid(65534).gid(65534);
-    }
-    command.current_dir(folder);
-    command
 }
 
 #[test]
