@@ -4,4 +4,6 @@
 //! # Platforms
 //! WASI 0.2.
 
-pub use crate::sys::{stderr, stdin, stdout, AsyncPollable, Input, Output};
+#[cfg(not(feature = "wasi-p3"))]
+pub use crate::sys::AsyncPollable;
+pub use crate::sys::{stderr, stdin, stdout, Input, Output};

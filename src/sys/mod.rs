@@ -49,9 +49,15 @@ mod polling;
 #[cfg(any(unix, windows))]
 use self::polling as backend;
 #[cfg(all(target_os = "wasi", target_env = "p2"))]
+mod wasi;
+#[cfg(all(target_os = "wasi", target_env = "p2", not(feature = "wasi-p3")))]
 mod wasi_p2;
-#[cfg(all(target_os = "wasi", target_env = "p2"))]
+#[cfg(all(target_os = "wasi", target_env = "p2", not(feature = "wasi-p3")))]
 use self::wasi_p2 as backend;
+#[cfg(all(target_os = "wasi", target_env = "p2", feature = "wasi-p3"))]
+mod wasi_p3;
+#[cfg(all(target_os = "wasi", target_env = "p2", feature = "wasi-p3"))]
+use self::wasi_p3 as backend;
 
 #[cfg(unix)]
 pub use self::backend::PeerCred;
@@ -60,8 +66,10 @@ pub(crate) use self::backend::{
     clock, path_from_bytes, resolve, resolve_flags, Datagram, ForeignTimer, Listener, Notifier,
     Reactor, Stream, PLATFORM,
 };
+#[cfg(all(target_os = "wasi", not(feature = "wasi-p3")))]
+pub use self::backend::AsyncPollable;
 #[cfg(target_os = "wasi")]
-pub use self::backend::{stderr, stdin, stdout, AsyncPollable, Input, Output};
+pub use self::backend::{stderr, stdin, stdout, Input, Output};
 
 /// What the scheduler tells the loop that steps it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
