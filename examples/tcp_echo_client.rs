@@ -26,6 +26,9 @@ async fn exchange(addr: &str, message: &str) -> io::Result<String> {
     }
 }
 
+// On WASI 0.3 this has main started; elsewhere it is nothing.
+coracle::wasi_main!();
+
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let [addr, message] = &args[..] else {

@@ -57,6 +57,7 @@ mod address;
 mod batch;
 mod budget;
 mod endpoint;
+mod entry;
 mod error;
 pub mod net;
 mod runtime;

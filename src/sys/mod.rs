@@ -59,6 +59,10 @@ mod wasi_p3;
 #[cfg(all(target_os = "wasi", target_env = "p2", feature = "wasi-p3"))]
 use self::wasi_p3 as backend;
 
+#[cfg(all(target_os = "wasi", not(feature = "wasi-p3")))]
+pub use self::backend::AsyncPollable;
+#[cfg(all(target_os = "wasi", feature = "wasi-p3"))]
+pub use self::backend::run_main;
 #[cfg(unix)]
 pub use self::backend::PeerCred;
 pub use self::backend::Socket;
@@ -66,8 +70,6 @@ pub(crate) use self::backend::{
     clock, path_from_bytes, resolve, resolve_flags, Datagram, ForeignTimer, Listener, Notifier,
     Reactor, Stream, PLATFORM,
 };
-#[cfg(all(target_os = "wasi", not(feature = "wasi-p3")))]
-pub use self::backend::AsyncPollable;
 #[cfg(target_os = "wasi")]
 pub use self::backend::{stderr, stdin, stdout, Input, Output};
 

@@ -18,9 +18,9 @@ pub(crate) use self::reactor::{Notifier, Reactor};
 pub(crate) use self::resolve::resolve;
 pub use self::stdio::{stderr, stdin, stdout, Input, Output};
 pub(crate) use self::stream::Stream;
+pub(crate) use crate::sys::wasi::lookup::resolve_flags;
 use crate::sys::wasi::socket;
 pub use crate::sys::wasi::socket::Socket;
-pub(crate) use crate::sys::wasi::lookup::resolve_flags;
 pub(crate) use crate::sys::wasi::timer::ForeignTimer;
 pub(crate) use crate::sys::wasi::{clock, path_from_bytes};
 

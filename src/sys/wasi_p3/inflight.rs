@@ -1,0 +1,204 @@
+//! Operations under way at the host. They belong to a socket, never to the future that polls.
+
+use std::cell::RefCell;
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Wake, Waker};
+
+use super::reactor::is_running;
+use super::task;
+use crate::sys::wasi::NO_RUNTIME;
+use crate::wake::WakerSlots;
+
+type Operation<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+
+/// A place for one operation, and who waits for it to end.
+pub(super) struct InFlight<T: Send + 'static>(Arc<Slot<T>>);
+
+struct Slot<T> {
+    state: Mutex<State<T>>,
+    wakers: Mutex<WakerSlots>,
+    /// The host has told something of the operation since it was polled last.
+    told: AtomicBool,
+    /// It has several steps, and takes the next one though nobody waits for it.
+    driven: bool,
+}
+
+enum State<T> {
+    Idle,
+    UnderWay(Operation<T>),
+    Done(T),
+}
+
+thread_local! {
+    /// Operations that have to take their next step.
+    static DRIVEN: RefCell<Vec<Arc<dyn Drive>>> = const { RefCell::new(Vec::new()) };
+}
+
+trait Drive: Send + Sync {
+    fn drive(self: Arc<Self>);
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl<T: Send + 'static> Slot<T> {
+    /// Polls the operation if there is something to be seen; true if it is done.
+    fn advance(self: &Arc<Self>, state: &mut State<T>, is_new: bool) -> bool {
+        match state {
+            State::Idle => return false,
+            State::Done(_) => return true,
+            State::UnderWay(_) if !is_new && !self.told.load(Ordering::Relaxed) => return false,
+            State::UnderWay(operation) => {
+                self.told.store(false, Ordering::Relaxed);
+                let waker = Waker::from(self.clone());
+                let mut cx = Context::from_waker(&waker);
+                match task::with(|| operation.as_mut().poll(&mut cx)) {
+                    Poll::Ready(value) => *state = State::Done(value),
+                    Poll::Pending => return false,
+                }
+            }
+        }
+        true
+    }
+
+    fn wake_all(&self) {
+        let mut wakers = Vec::new();
+        lock(&self.wakers).take(&mut wakers);
+        wakers.into_iter().for_each(Waker::wake);
+    }
+}
+
+impl<T: Send + 'static> Wake for Slot<T> {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.told.store(true, Ordering::Relaxed);
+        if self.driven {
+            let slot: Arc<dyn Drive> = self.clone();
+            DRIVEN.with_borrow_mut(|driven| driven.push(slot));
+        } else {
+            self.wake_all();
+        }
+    }
+}
+
+impl<T: Send + 'static> Drive for Slot<T> {
+    fn drive(self: Arc<Self>) {
+        if self.advance(&mut lock(&self.state), false) {
+            self.wake_all();
+        }
+    }
+}
+
+/// Has every operation that the host has told something of take its next step, if it takes those
+/// by itself.
+pub(super) fn drive_all() {
+    loop {
+        let driven = DRIVEN.take();
+        if driven.is_empty() {
+            return;
+        }
+        driven.into_iter().for_each(Drive::drive);
+    }
+}
+
+impl<T: Send + 'static> InFlight<T> {
+    pub(super) fn new() -> InFlight<T> {
+        InFlight::with(false)
+    }
+
+    /// For operations of several steps.
+    pub(super) fn driven() -> InFlight<T> {
+        InFlight::with(true)
+    }
+
+    fn with(driven: bool) -> InFlight<T> {
+        InFlight(Arc::new(Slot {
+            state: Mutex::new(State::Idle),
+            wakers: Mutex::default(),
+            told: AtomicBool::new(false),
+            driven,
+        }))
+    }
+
+    pub(super) fn is_under_way(&self) -> bool {
+        matches!(*lock(&self.0.state), State::UnderWay(_))
+    }
+
+    /// Starts an operation, where none is under way, and gives its value if it is done at once.
+    pub(super) fn start(&self, operation: impl Future<Output = T> + Send + 'static) -> Option<T> {
+        let mut state = lock(&self.0.state);
+        debug_assert!(matches!(*state, State::Idle));
+        *state = State::UnderWay(Box::pin(operation));
+        self.0.advance(&mut state, true);
+        take_done(&mut state)
+    }
+
+    /// The value of an operation that is done.
+    pub(super) fn take(&self) -> Option<T> {
+        let mut state = lock(&self.0.state);
+        self.0.advance(&mut state, false);
+        take_done(&mut state)
+    }
+
+    /// Has the task woken when the operation ends.
+    pub(super) fn wait(&self, cx: &Context<'_>) -> io::Result<()> {
+        if !is_running() {
+            return Err(no_runtime());
+        }
+        lock(&self.0.wakers).register(cx.waker());
+        Ok(())
+    }
+
+    /// Wakes all who wait: something else has changed.
+    pub(super) fn wake(&self) {
+        self.0.wake_all();
+    }
+
+    /// Cancels what is under way.
+    pub(super) fn clear(&self) {
+        let before = std::mem::replace(&mut *lock(&self.0.state), State::Idle);
+        drop(before);
+        self.0.wake_all();
+    }
+}
+
+fn take_done<T>(state: &mut State<T>) -> Option<T> {
+    match std::mem::replace(state, State::Idle) {
+        State::Done(value) => Some(value),
+        before => {
+            *state = before;
+            None
+        }
+    }
+}
+
+pub(super) fn no_runtime() -> io::Error {
+    io::Error::new(io::ErrorKind::Unsupported, NO_RUNTIME)
+}
+
+impl<T: Send + 'static> Drop for InFlight<T> {
+    fn drop(&mut self) {
+        // The operation holds the slot by its waker.
+        self.clear();
+    }
+}
+
+/// Awaits an operation in the user's own future, where it may be cancelled without loss.
+pub(super) async fn here<T>(operation: impl Future<Output = T>) -> io::Result<T> {
+    let mut operation = std::pin::pin!(operation);
+    std::future::poll_fn(|cx| {
+        if !is_running() {
+            return Poll::Ready(Err(no_runtime()));
+        }
+        operation.as_mut().poll(cx).map(Ok)
+    })
+    .await
+}

@@ -1,0 +1,130 @@
+//! The outer loop: steps the scheduler, then takes an event from the host.
+
+use std::cell::{Cell, RefCell};
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Waker};
+use std::time::Instant;
+
+use wasip3::clocks::monotonic_clock::wait_for;
+
+use super::inflight::drive_all;
+use super::leaving::wait_for_all;
+use super::task;
+use crate::sys::{clock, NotifierOps, ReactorOps, Step};
+
+thread_local! {
+    /// Runtimes that are running.
+    static RUNNING: Cell<usize> = const { Cell::new(0) };
+}
+
+/// Whether somebody takes the host's events.
+pub(super) fn is_running() -> bool {
+    RUNNING.get() > 0
+}
+
+/// Counts as a runtime that is running until it is dropped.
+struct Running;
+
+impl Running {
+    fn new() -> Running {
+        RUNNING.set(RUNNING.get() + 1);
+        Running
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        RUNNING.set(RUNNING.get() - 1);
+    }
+}
+
+/// The reactor of one `block_on`.
+pub(crate) struct Reactor {
+    timer: RefCell<Option<Timer>>,
+}
+
+/// Nothing can wake from outside: there is one thread, and it wakes before it waits.
+#[derive(Clone)]
+pub(crate) struct Notifier;
+
+impl NotifierOps for Notifier {
+    fn notify(&self) {}
+}
+
+impl ReactorOps for Reactor {
+    fn new() -> io::Result<Reactor> {
+        Ok(Reactor {
+            timer: RefCell::default(),
+        })
+    }
+
+    fn notifier(&self) -> Notifier {
+        Notifier
+    }
+
+    fn drive(&self, step: &mut dyn FnMut() -> Step) -> io::Result<()> {
+        let _task = task::enter();
+        let _running = Running::new();
+        loop {
+            match step() {
+                Step::Done => return Ok(()),
+                Step::Again => {
+                    if !task::turn(false) {
+                        task::yield_now();
+                    }
+                }
+                Step::Idle { until } => {
+                    if let Some(until) = until {
+                        Timer::set(&mut self.timer.borrow_mut(), until);
+                    }
+                    if task::is_idle() {
+                        return Err(io::Error::other(
+                            "every task waits for another: nothing can ever wake one, since \
+                             there is no socket, timer or other operation of the host's that any \
+                             of them waits for",
+                        ));
+                    }
+                    task::turn(true);
+                }
+            }
+            drive_all();
+        }
+    }
+}
+
+impl Drop for Reactor {
+    fn drop(&mut self) {
+        wait_for_all();
+    }
+}
+
+/// A wait of the host's for a deadline.
+pub(super) struct Timer {
+    until: Instant,
+    wait: Pin<Box<dyn Future<Output = ()>>>,
+}
+
+impl Timer {
+    /// Has the host tell when `until` has come, or before. Most deadlines are later than one that
+    /// was set before, and never come: its end sets the next.
+    pub(super) fn set(timer: &mut Option<Timer>, until: Instant) {
+        let mut cx = Context::from_waker(Waker::noop());
+        if let Some(before) = timer {
+            if before.until <= until
+                && task::with(|| before.wait.as_mut().poll(&mut cx)).is_pending()
+            {
+                return;
+            }
+        }
+        *timer = None;
+        let left = until.saturating_duration_since(clock::now());
+        let left = u64::try_from(left.as_nanos()).unwrap_or(u64::MAX);
+        let mut wait = Box::pin(wait_for(left));
+        // Whatever it says, the deadline is looked at.
+        if task::with(|| wait.as_mut().poll(&mut cx)).is_pending() {
+            *timer = Some(Timer { until, wait });
+        }
+    }
+}
