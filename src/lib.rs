@@ -57,6 +57,7 @@ mod address;
 mod batch;
 mod budget;
 mod endpoint;
+#[macro_use]
 mod entry;
 mod error;
 pub mod net;
@@ -98,3 +99,6 @@ pub use crate::endpoint::stream::{
 pub use crate::net::Family;
 pub use crate::runtime::task::{spawn, Task};
 pub use crate::runtime::{block_on, try_block_on, yield_now, YieldNow};
+
+#[cfg(test)]
+wasi_main!();

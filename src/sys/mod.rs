@@ -59,10 +59,10 @@ mod wasi_p3;
 #[cfg(all(target_os = "wasi", target_env = "p2", feature = "wasi-p3"))]
 use self::wasi_p3 as backend;
 
-#[cfg(all(target_os = "wasi", not(feature = "wasi-p3")))]
-pub use self::backend::AsyncPollable;
 #[cfg(all(target_os = "wasi", feature = "wasi-p3"))]
 pub use self::backend::run_main;
+#[cfg(all(target_os = "wasi", not(feature = "wasi-p3")))]
+pub use self::backend::AsyncPollable;
 #[cfg(unix)]
 pub use self::backend::PeerCred;
 pub use self::backend::Socket;

@@ -67,9 +67,13 @@ impl<T: Send + 'static> Slot<T> {
     }
 
     fn wake_all(&self) {
-        let mut wakers = Vec::new();
-        lock(&self.wakers).take(&mut wakers);
-        wakers.into_iter().for_each(Waker::wake);
+        let mut wakers = lock(&self.wakers);
+        if !wakers.is_empty() {
+            // A waker may own a socket, even this one: not under the lock.
+            let mut taken = std::mem::take(&mut *wakers);
+            drop(wakers);
+            taken.wake();
+        }
     }
 }
 
@@ -182,6 +186,12 @@ fn take_done<T>(state: &mut State<T>) -> Option<T> {
 
 pub(super) fn no_runtime() -> io::Error {
     io::Error::new(io::ErrorKind::Unsupported, NO_RUNTIME)
+}
+
+impl<T: Send + 'static> Default for InFlight<T> {
+    fn default() -> InFlight<T> {
+        InFlight::new()
+    }
 }
 
 impl<T: Send + 'static> Drop for InFlight<T> {

@@ -1,15 +1,12 @@
 //! The outer loop: steps the scheduler, then takes an event from the host.
 
 use std::cell::{Cell, RefCell};
-use std::future::Future;
 use std::io;
-use std::pin::Pin;
-use std::task::{Context, Waker};
 use std::time::Instant;
 
 use wasip3::clocks::monotonic_clock::wait_for;
 
-use super::inflight::drive_all;
+use super::inflight::{drive_all, InFlight};
 use super::leaving::wait_for_all;
 use super::task;
 use crate::sys::{clock, NotifierOps, ReactorOps, Step};
@@ -42,7 +39,7 @@ impl Drop for Running {
 
 /// The reactor of one `block_on`.
 pub(crate) struct Reactor {
-    timer: RefCell<Option<Timer>>,
+    timer: RefCell<Timer>,
 }
 
 /// Nothing can wake from outside: there is one thread, and it wakes before it waits.
@@ -76,8 +73,8 @@ impl ReactorOps for Reactor {
                     }
                 }
                 Step::Idle { until } => {
-                    if let Some(until) = until {
-                        Timer::set(&mut self.timer.borrow_mut(), until);
+                    if until.is_some_and(|until| !self.timer.borrow_mut().set(until)) {
+                        continue;
                     }
                     if task::is_idle() {
                         return Err(io::Error::other(
@@ -100,31 +97,32 @@ impl Drop for Reactor {
     }
 }
 
-/// A wait of the host's for a deadline.
+/// The host's wait for the nearest deadline.
+#[derive(Default)]
 pub(super) struct Timer {
-    until: Instant,
-    wait: Pin<Box<dyn Future<Output = ()>>>,
+    wait: InFlight<()>,
+    until: Option<Instant>,
 }
 
 impl Timer {
-    /// Has the host tell when `until` has come, or before. Most deadlines are later than one that
-    /// was set before, and never come: its end sets the next.
-    pub(super) fn set(timer: &mut Option<Timer>, until: Instant) {
-        let mut cx = Context::from_waker(Waker::noop());
-        if let Some(before) = timer {
-            if before.until <= until
-                && task::with(|| before.wait.as_mut().poll(&mut cx)).is_pending()
-            {
-                return;
-            }
+    /// Has the host tell when `until` has come, or before; false if it has. Most deadlines are
+    /// later than one that was set before, and never come: the end of that sets the next.
+    pub(super) fn set(&mut self, until: Instant) -> bool {
+        if self.wait.take().is_some() {
+            self.until = None;
         }
-        *timer = None;
+        if self.until.is_some_and(|before| before <= until) {
+            return true;
+        }
         let left = until.saturating_duration_since(clock::now());
-        let left = u64::try_from(left.as_nanos()).unwrap_or(u64::MAX);
-        let mut wait = Box::pin(wait_for(left));
-        // Whatever it says, the deadline is looked at.
-        if task::with(|| wait.as_mut().poll(&mut cx)).is_pending() {
-            *timer = Some(Timer { until, wait });
+        if left.is_zero() {
+            return false;
         }
+        self.wait.clear();
+        // A deadline beyond the clock's end is as good as none.
+        let left = u64::try_from(left.as_nanos()).unwrap_or(u64::MAX);
+        let is_set = self.wait.start(wait_for(left)).is_none();
+        self.until = is_set.then_some(until);
+        is_set
     }
 }
