@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use common::stream::{Event, Log, Recorder};
-use common::{block_on_within, in_process, settle};
+use common::{block_on_within, in_process, settle, within};
 use coracle::net::{TcpListener, TcpStream};
 use coracle::{
     create_connection, create_connection_with_driver, on_data, spawn, yield_now, ProtocolHandle,
@@ -295,7 +295,8 @@ fn a_driver_that_is_dropped_at_any_time_sends_what_goes_and_counts_the_rest() {
                     while let Ok(len) = peer.try_read(&mut buf) {
                         received.extend(&buf[..len]);
                     }
-                    settle().await;
+                    let socket = transport.tcp_socket().unwrap();
+                    within(socket.writable()).await.unwrap();
                 }
             }
             let error = transport.closed().await.unwrap_err();

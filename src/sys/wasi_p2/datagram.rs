@@ -17,6 +17,7 @@ use wasip2::sockets::udp_create_socket::create_udp_socket;
 
 use super::convert::{creation_error, error, family_to_wasi, from_wasi, local, remote, to_wasi};
 use super::pollable::{wait, Interest};
+use super::reactor::Registry;
 use super::socket::Socket;
 use crate::address::Address;
 use crate::batch::{Meta, RecvBatch, SendBatch, Slot};
@@ -33,7 +34,7 @@ const BATCH: u64 = 1;
 const KEPT: usize = 1024;
 
 /// Receives that are not followed by a try for more, once that found nothing: a wait is cheaper.
-const LONE: u8 = 16;
+const LONE: u8 = 64;
 
 /// A UDP socket.
 pub(crate) struct Datagram {
@@ -157,7 +158,7 @@ impl Datagram {
     /// After a receive that took what it expected. A try for more costs more than a wait.
     fn settle_lone(&self) {
         let lone = self.lone.load(Ordering::Relaxed);
-        if lone > 0 {
+        if lone > 0 && Registry::is_short() {
             self.lone.store(lone - 1, Ordering::Relaxed);
             self.read.clear();
         }

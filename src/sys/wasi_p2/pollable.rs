@@ -50,14 +50,16 @@ impl Slot {
         }
     }
 
-    /// It is off the reactor's list, since its event has come or the reactor has ended.
-    pub(super) fn unlist(&self, ready: bool, wakers: &mut Vec<Waker>) {
-        let mut state = self.lock();
-        state.listed = false;
-        if ready {
-            self.ready.store(true, Ordering::Relaxed);
-            state.wakers.take(wakers);
-        }
+    /// Its event has come. It stays on the reactor's list until the next turn, for whoever waits
+    /// for the next one.
+    pub(super) fn fire(&self, wakers: &mut Vec<Waker>) {
+        self.ready.store(true, Ordering::Relaxed);
+        self.lock().wakers.take(wakers);
+    }
+
+    /// The reactor has ended, and its list with it.
+    pub(super) fn unlist(&self) {
+        self.lock().listed = false;
     }
 }
 

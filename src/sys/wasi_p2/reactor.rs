@@ -15,6 +15,9 @@ use super::pollable::Slot;
 use crate::sys::wasi::NO_RUNTIME;
 use crate::sys::{clock, NotifierOps, ReactorOps, Step};
 
+/// So many pollables cost the host less than a receive that finds nothing.
+const SHORT: usize = 8;
+
 thread_local! {
     static CURRENT: RefCell<Option<Rc<Registry>>> = const { RefCell::new(None) };
 }
@@ -28,6 +31,8 @@ pub(crate) struct Reactor {
 #[derive(Default)]
 pub(super) struct Registry {
     waiting: RefCell<Vec<Arc<Slot>>>,
+    /// Memory for what a turn polls; empty in between.
+    polled: RefCell<Vec<Arc<Pollable>>>,
     /// The pollable of the deadline that was waited for last: most turns wait for the same.
     timer: RefCell<Option<(Instant, Pollable)>>,
 }
@@ -78,7 +83,7 @@ impl Drop for Reactor {
     fn drop(&mut self) {
         // Sockets may live on, and wait in another runtime.
         for slot in self.registry.waiting.take() {
-            slot.unlist(false, &mut Vec::new());
+            slot.unlist();
         }
         wait_for_all();
     }
@@ -96,25 +101,30 @@ impl Registry {
         })
     }
 
+    /// Whether a turn costs about what it costs at least: each pollable has its price.
+    pub(super) fn is_short() -> bool {
+        CURRENT.with_borrow(|current| match current {
+            Some(registry) => registry.waiting.borrow().len() <= SHORT,
+            None => false,
+        })
+    }
+
     /// Polls everything once, and wakes whom it concerns.
     fn turn(&self, patience: Patience, wakers: &mut Vec<Waker>) -> io::Result<()> {
-        let mut waiting = self.waiting.take();
-        let mut pollables = Vec::with_capacity(waiting.len());
-        waiting.retain(|slot| match slot.pollable() {
-            Some(pollable) => {
-                pollables.push(pollable);
-                true
-            }
-            None => false,
+        let mut pollables = self.polled.take();
+        self.waiting.borrow_mut().retain(|slot| {
+            let pollable = slot.pollable();
+            let is_waited_for = pollable.is_some();
+            pollables.extend(pollable);
+            is_waited_for
         });
         let leaving = take_leaving();
+        let is_alone = pollables.is_empty() && leaving.is_empty();
         let mut timer = self.timer.borrow_mut();
         let mut yielding = None;
         let timer: Option<&Pollable> = match patience {
             // The host runs what it has to, and says what is ready now.
-            Patience::None if !waiting.is_empty() || !leaving.is_empty() => {
-                Some(yielding.insert(subscribe_duration(0)))
-            }
+            Patience::None if !is_alone => Some(yielding.insert(subscribe_duration(0))),
             Patience::None => return Ok(()),
             Patience::Until(until) => {
                 if timer.as_ref().is_none_or(|(before, _)| *before != until) {
@@ -123,37 +133,41 @@ impl Registry {
                 }
                 timer.as_ref().map(|(_, pollable)| pollable)
             }
+            Patience::Forever if pollables.is_empty() => {
+                put_back(leaving);
+                return Err(io::Error::other(
+                    "every task waits for another: nothing can ever wake one, since there is no \
+                     socket, timer or pollable that any of them waits for",
+                ));
+            }
             Patience::Forever => None,
         };
-        let mut list: Vec<&Pollable> = pollables.iter().map(|pollable| &**pollable).collect();
-        list.extend(timer);
-        if list.is_empty() {
-            put_back(leaving);
-            return Err(io::Error::other(
-                "every task waits for another: nothing can ever wake one, since there is no \
-                 socket, timer or pollable that any of them waits for",
-            ));
-        }
-        let mut ready = vec![false; list.len()];
-        list.extend(leaving.iter().map(|leaving| leaving.pollable()));
-        for index in poll(&list) {
-            if let Some(ready) = ready.get_mut(index as usize) {
-                *ready = true;
+        let polled;
+        let ready: &[u32] = match (&pollables[..], timer, leaving.is_empty()) {
+            // The host has less to do for one.
+            ([only], None, true) => {
+                only.block();
+                &[0]
             }
-        }
+            _ => {
+                let mut list = Vec::with_capacity(pollables.len() + 1 + leaving.len());
+                list.extend(pollables.iter().map(|pollable| &**pollable));
+                list.extend(timer);
+                list.extend(leaving.iter().map(|leaving| leaving.pollable()));
+                polled = poll(&list);
+                &polled
+            }
+        };
         // Before tasks run, which may drop their streams.
-        drop(list);
-        drop(pollables);
+        pollables.clear();
+        self.polled.replace(pollables);
         put_back(leaving);
-        let mut ready = ready.into_iter();
-        waiting.retain(|slot| {
-            let is_ready = ready.next().unwrap_or(false);
-            if is_ready {
-                slot.unlist(true, wakers);
+        let waiting = self.waiting.borrow();
+        for &index in ready {
+            if let Some(slot) = waiting.get(index as usize) {
+                slot.fire(wakers);
             }
-            !is_ready
-        });
-        *self.waiting.borrow_mut() = waiting;
+        }
         Ok(())
     }
 }

@@ -78,22 +78,20 @@ impl Drop for Inner {
 }
 
 impl Inner {
-    /// Up to `max` bytes, of which there are some; none are the end. True if that is all there
-    /// is for now.
-    fn read(&mut self, max: usize) -> io::Result<(Vec<u8>, bool)> {
+    /// Up to `max` bytes, of which there are some; none are the end.
+    fn read(&mut self, max: usize) -> io::Result<Vec<u8>> {
         let asked = max.min(self.size);
         match self.handles.input.read(asked as u64) {
             Ok(data) if data.is_empty() && asked > 0 => Err(io::ErrorKind::WouldBlock.into()),
             Ok(data) => {
-                let is_short = data.len() < asked;
-                if !is_short && asked == self.size {
+                if data.len() == self.size {
                     self.size = (self.size * 2).min(MOST);
                 } else if data.len() < self.size / 4 {
                     self.size = (self.size / 2).max(READ);
                 }
-                Ok((data, is_short))
+                Ok(data)
             }
-            Err(StreamError::Closed) => Ok((Vec::new(), false)),
+            Err(StreamError::Closed) => Ok(Vec::new()),
             Err(StreamError::LastOperationFailed(failure)) => Err(failed(&failure)),
         }
     }
@@ -258,16 +256,12 @@ impl StreamOps for Stream {
             true => inner.read(room),
             false => {
                 let len = room.min(inner.peeked.len());
-                Ok((inner.peeked.drain(..len).collect(), false))
+                Ok(inner.peeked.drain(..len).collect())
             }
         };
         match data {
-            Ok((data, is_short)) => {
+            Ok(data) => {
                 scatter(&data, bufs);
-                // Less than asked for is all there was; the host says when there is more.
-                if is_short {
-                    self.read.clear();
-                }
                 Ok(data.len())
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.would_block(&self.read),
@@ -291,7 +285,7 @@ impl StreamOps for Stream {
         let look = |buf: &mut [u8]| {
             let mut inner = self.lock();
             if inner.peeked.is_empty() {
-                let (data, _) = inner.read(buf.len())?;
+                let data = inner.read(buf.len())?;
                 inner.peeked.extend(data);
             }
             let len = buf.len().min(inner.peeked.len());
