@@ -63,6 +63,8 @@ use self::wasi_p3 as backend;
 pub use self::backend::run_main;
 #[cfg(all(target_os = "wasi", not(feature = "wasi-p3")))]
 pub use self::backend::AsyncPollable;
+#[cfg(all(target_os = "wasi", feature = "wasi-p3"))]
+pub(crate) use self::backend::Host;
 #[cfg(unix)]
 pub use self::backend::PeerCred;
 pub use self::backend::Socket;

@@ -4,8 +4,8 @@ use std::cell::RefCell;
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll, Wake, Waker};
 
 use super::reactor::is_running;
@@ -23,6 +23,8 @@ struct Slot<T> {
     wakers: Mutex<WakerSlots>,
     /// The host has told something of the operation since it was polled last.
     told: AtomicBool,
+    /// The task that the operation is registered with.
+    at: AtomicUsize,
     /// It has several steps, and takes the next one though nobody waits for it.
     driven: bool,
 }
@@ -36,10 +38,14 @@ enum State<T> {
 thread_local! {
     /// Operations that have to take their next step.
     static DRIVEN: RefCell<Vec<Arc<dyn Drive>>> = const { RefCell::new(Vec::new()) };
+    /// Operations that may be registered with a task that is not ours.
+    static ABROAD: RefCell<Vec<Weak<dyn Drive>>> = const { RefCell::new(Vec::new()) };
 }
 
 trait Drive: Send + Sync {
     fn drive(self: Arc<Self>);
+    /// False if it is home now.
+    fn come_home(self: Arc<Self>, from: usize) -> bool;
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -49,21 +55,35 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl<T: Send + 'static> Slot<T> {
     /// Polls the operation if there is something to be seen; true if it is done.
     fn advance(self: &Arc<Self>, state: &mut State<T>, is_new: bool) -> bool {
-        match state {
+        let operation = match state {
             State::Idle => return false,
             State::Done(_) => return true,
-            State::UnderWay(_) if !is_new && !self.told.load(Ordering::Relaxed) => return false,
-            State::UnderWay(operation) => {
-                self.told.store(false, Ordering::Relaxed);
-                let waker = Waker::from(self.clone());
-                let mut cx = Context::from_waker(&waker);
-                match task::with(|| operation.as_mut().poll(&mut cx)) {
-                    Poll::Ready(value) => *state = State::Done(value),
-                    Poll::Pending => return false,
+            State::UnderWay(operation) => operation,
+        };
+        // Whoever asks has it come to the task that he runs in, where he waits.
+        let here = task::number();
+        let is_here = self.at.load(Ordering::Relaxed) == here;
+        if !is_new && is_here && !self.told.load(Ordering::Relaxed) {
+            return false;
+        }
+        self.told.store(false, Ordering::Relaxed);
+        let waker = Waker::from(self.clone());
+        let mut cx = Context::from_waker(&waker);
+        match task::with(|| operation.as_mut().poll(&mut cx)) {
+            Poll::Ready(value) => {
+                *state = State::Done(value);
+                true
+            }
+            Poll::Pending => {
+                if !is_here {
+                    self.at.store(here, Ordering::Relaxed);
+                    if here != task::ours() {
+                        go_abroad(self);
+                    }
                 }
+                false
             }
         }
-        true
     }
 
     fn wake_all(&self) {
@@ -99,6 +119,38 @@ impl<T: Send + 'static> Drive for Slot<T> {
             self.wake_all();
         }
     }
+
+    fn come_home(self: Arc<Self>, from: usize) -> bool {
+        if self.at.load(Ordering::Relaxed) == from {
+            let _ours = task::enter();
+            self.advance(&mut lock(&self.state), false);
+            self.at.store(task::ours(), Ordering::Relaxed);
+            // Whoever waits elsewhere fetches it.
+            self.wake_all();
+        }
+        self.at.load(Ordering::Relaxed) != task::ours()
+    }
+}
+
+fn go_abroad<T: Send + 'static>(slot: &Arc<Slot<T>>) {
+    ABROAD.with_borrow_mut(|abroad| {
+        // Those that are gone are struck off whenever there is no room left.
+        if abroad.len() == abroad.capacity() {
+            abroad.retain(|slot| slot.strong_count() > 0);
+        }
+        let slot: Weak<dyn Drive> = Arc::downgrade(&(slot.clone() as Arc<dyn Drive>));
+        abroad.push(slot);
+    });
+}
+
+/// Has the operations of a task that ends registered with ours: it cannot end before.
+pub(super) fn all_come_home(from: usize) {
+    let mut abroad = ABROAD.take();
+    abroad.retain(|slot| match slot.upgrade() {
+        Some(slot) => slot.come_home(from),
+        None => false,
+    });
+    ABROAD.with_borrow_mut(|others| others.append(&mut abroad));
 }
 
 /// Has every operation that the host has told something of take its next step, if it takes those
@@ -128,12 +180,18 @@ impl<T: Send + 'static> InFlight<T> {
             state: Mutex::new(State::Idle),
             wakers: Mutex::default(),
             told: AtomicBool::new(false),
+            at: AtomicUsize::new(task::ours()),
             driven,
         }))
     }
 
     pub(super) fn is_under_way(&self) -> bool {
         matches!(*lock(&self.0.state), State::UnderWay(_))
+    }
+
+    /// The task that it was registered with last.
+    pub(super) fn task(&self) -> usize {
+        self.0.at.load(Ordering::Relaxed)
     }
 
     /// Starts an operation, where none is under way, and gives its value if it is done at once.

@@ -14,7 +14,7 @@ use super::task;
 
 /// How long the end of a runtime waits for them: without that, a program that ends takes what is
 /// not written yet with it.
-const PATIENCE: Duration = Duration::from_secs(2);
+pub(super) const PATIENCE: Duration = Duration::from_secs(2);
 
 thread_local! {
     // Never dropped by the end of the program.
@@ -23,11 +23,16 @@ thread_local! {
 
 pub(super) trait Leaving {
     fn is_over(&self) -> bool;
+    fn task(&self) -> usize;
 }
 
 impl<T: Send + 'static> Leaving for InFlight<T> {
     fn is_over(&self) -> bool {
         !self.is_under_way()
+    }
+
+    fn task(&self) -> usize {
+        InFlight::task(self)
     }
 }
 
@@ -45,6 +50,11 @@ fn sweep() -> bool {
     over.into_iter()
         .for_each(|one| drop(ManuallyDrop::into_inner(one)));
     LEAVING.with_borrow(|all| !all.is_empty())
+}
+
+/// Whether any of them depends on a task that is about to end.
+pub(super) fn depend_on(task: usize) -> bool {
+    sweep() && LEAVING.with_borrow(|all| all.iter().any(|one| one.task() == task))
 }
 
 /// Waits for all of them, but not for ever.

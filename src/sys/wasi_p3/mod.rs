@@ -5,6 +5,7 @@ mod bytes;
 mod convert;
 mod datagram;
 mod entry;
+mod host;
 mod inflight;
 mod leaving;
 mod listener;
@@ -16,6 +17,7 @@ mod task;
 
 pub(crate) use self::datagram::Datagram;
 pub use self::entry::run_main;
+pub(crate) use self::host::Host;
 pub(crate) use self::listener::Listener;
 pub(crate) use self::reactor::{Notifier, Reactor};
 pub(crate) use self::resolve::resolve;

@@ -2,10 +2,12 @@
 
 use std::cell::{Cell, RefCell};
 use std::io;
+use std::sync::Arc;
 use std::time::Instant;
 
 use wasip3::clocks::monotonic_clock::wait_for;
 
+use super::host::Bell;
 use super::inflight::{drive_all, InFlight};
 use super::leaving::wait_for_all;
 use super::task;
@@ -22,10 +24,10 @@ pub(super) fn is_running() -> bool {
 }
 
 /// Counts as a runtime that is running until it is dropped.
-struct Running;
+pub(super) struct Running;
 
 impl Running {
-    fn new() -> Running {
+    pub(super) fn new() -> Running {
         RUNNING.set(RUNNING.get() + 1);
         Running
     }
@@ -42,12 +44,16 @@ pub(crate) struct Reactor {
     timer: RefCell<Timer>,
 }
 
-/// Nothing can wake from outside: there is one thread, and it wakes before it waits.
+/// Ends a wait: only one that another task of the component's can end, since there is one thread.
 #[derive(Clone)]
-pub(crate) struct Notifier;
+pub(crate) struct Notifier(pub(super) Option<Arc<Bell>>);
 
 impl NotifierOps for Notifier {
-    fn notify(&self) {}
+    fn notify(&self) {
+        if let Some(bell) = &self.0 {
+            bell.ring();
+        }
+    }
 }
 
 impl ReactorOps for Reactor {
@@ -58,7 +64,7 @@ impl ReactorOps for Reactor {
     }
 
     fn notifier(&self) -> Notifier {
-        Notifier
+        Notifier(None)
     }
 
     fn drive(&self, step: &mut dyn FnMut() -> Step) -> io::Result<()> {

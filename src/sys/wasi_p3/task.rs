@@ -176,6 +176,22 @@ fn current() -> *mut Task {
     task
 }
 
+/// The number of ours.
+pub(super) fn ours() -> usize {
+    TASK.ptr as usize
+}
+
+/// A number of the task that operations register with now; ours if there is none.
+pub(super) fn number() -> usize {
+    let task = current();
+    if task.is_null() {
+        return ours();
+    }
+    // SAFETY: what is there is valid until it is taken away, which nobody does meanwhile. The
+    // fields of ours are those of the first version, which every other begins with.
+    unsafe { (*task).ptr as usize }
+}
+
 /// Polls an operation, which needs a task to register with: the one of now, else ours.
 pub(super) fn with<T>(poll: impl FnOnce() -> T) -> T {
     let _entered = current().is_null().then(enter);
