@@ -67,7 +67,7 @@ impl<F: Future> Future for Run<F> {
             drop(entered);
             this.end();
         }
-        ready!(this.host.poll_end());
+        ready!(this.host.poll_end(cx));
         match &mut this.state {
             State::Ending(output) => match output.take() {
                 Some(output) => Poll::Ready(output),

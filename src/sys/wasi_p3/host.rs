@@ -1,8 +1,9 @@
 //! The loop inside an asynchronous export, which somebody else's executor polls.
 
+use std::cell::RefCell;
 use std::future::Future;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll, Waker};
 
 use wasip3::clocks::monotonic_clock::wait_for;
@@ -26,35 +27,63 @@ pub(crate) struct Host {
     limit: Option<InFlight<()>>,
 }
 
-/// How one task of the component's ends the wait of another: the host knows no other way than
-/// something that the other has under way.
+/// How a runtime's wait is ended by whoever wakes one of its tasks.
 pub(super) struct Bell {
+    /// Of the last poll.
     task: AtomicUsize,
+    waker: Mutex<Waker>,
+    /// For another task of the component's: the host knows no other way for one to wake another
+    /// than something that the other has under way.
     writer: Mutex<StreamWriter<u8>>,
 }
 
+thread_local! {
+    static BELLS: RefCell<Vec<Weak<Bell>>> = const { RefCell::new(Vec::new()) };
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 impl Bell {
+    fn is_here(&self) -> bool {
+        self.task.load(Ordering::Relaxed) == task::number()
+    }
+
     pub(super) fn ring(&self) {
-        // An event of its own: it is polled anyway.
-        if task::number() == self.task.load(Ordering::Relaxed) {
+        if self.is_here() {
+            let waker = lock(&self.waker).clone();
+            waker.wake();
             return;
         }
-        let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut writer = lock(&self.writer);
         let write = std::pin::pin!(writer.write(vec![0]));
         // The reader waits: it is done at once. Otherwise it is awake.
         let _ = task::with(|| write.poll(&mut Context::from_waker(Waker::noop())));
     }
 }
 
+/// Has a runtime look after what it has to do by itself: preferably one that this task polls.
+pub(super) fn ring_any() {
+    let bells: Vec<_> = BELLS.with_borrow(|bells| bells.iter().filter_map(Weak::upgrade).collect());
+    let here = bells.iter().find(|bell| bell.is_here());
+    if let Some(bell) = here.or(bells.first()) {
+        bell.ring();
+    }
+}
+
 impl Host {
     pub(crate) fn new() -> Host {
         let (writer, reader) = wit_stream::new();
+        let bell = Arc::new(Bell {
+            task: AtomicUsize::new(task::ours()),
+            waker: Mutex::new(Waker::noop().clone()),
+            writer: Mutex::new(writer),
+        });
+        BELLS.with_borrow_mut(|bells| bells.push(Arc::downgrade(&bell)));
         Host {
             timer: Timer::default(),
-            bell: Arc::new(Bell {
-                task: AtomicUsize::new(task::ours()),
-                writer: Mutex::new(writer),
-            }),
+            bell,
             hearing: InFlight::new(),
             reader: Some(reader),
             limit: None,
@@ -72,7 +101,7 @@ impl Host {
         step: &mut dyn FnMut() -> Step,
     ) -> Poll<()> {
         let _running = Running::new();
-        self.bell.task.store(task::number(), Ordering::Relaxed);
+        self.polled(cx);
         drive_all();
         loop {
             match step() {
@@ -83,11 +112,18 @@ impl Host {
                 }
                 Step::Idle { until } => {
                     if until.is_none_or(|until| self.timer.set(until)) && self.hear() {
+                        self.timer.wake_at_end(cx);
+                        let _ = self.hearing.wait(cx);
                         return Poll::Pending;
                     }
                 }
             }
         }
+    }
+
+    fn polled(&self, cx: &mut Context<'_>) {
+        self.bell.task.store(task::number(), Ordering::Relaxed);
+        lock(&self.bell.waker).clone_from(cx.waker());
     }
 
     /// Has the bell heard; false if it has rung meanwhile.
@@ -108,28 +144,33 @@ impl Host {
     }
 
     /// After the end: waits for what is still being written, but not for ever.
-    pub(crate) fn poll_end(&mut self) -> Poll<()> {
+    pub(crate) fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let _running = Running::new();
+        self.polled(cx);
         drive_all();
         if !depend_on(task::number()) {
             return Poll::Ready(());
         }
         let nanoseconds = u64::try_from(PATIENCE.as_nanos()).unwrap_or(u64::MAX);
-        let is_over = match &self.limit {
-            Some(limit) => limit.take().is_some(),
+        let over = match &self.limit {
+            Some(limit) => limit.take(),
             None => {
                 let limit = self.limit.insert(InFlight::new());
-                limit.start(wait_for(nanoseconds)).is_some()
+                limit.start(wait_for(nanoseconds))
             }
         };
-        match is_over {
-            true => Poll::Ready(()),
-            false => Poll::Pending,
+        if let (Some(limit), None) = (&self.limit, over) {
+            let _ = limit.wait(cx);
+            return Poll::Pending;
         }
+        Poll::Ready(())
     }
 }
 
 impl Drop for Host {
     fn drop(&mut self) {
+        BELLS
+            .with_borrow_mut(|bells| bells.retain(|bell| bell.as_ptr() != Arc::as_ptr(&self.bell)));
         all_come_home(self.bell.task.load(Ordering::Relaxed));
     }
 }

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll, Wake, Waker};
 
+use super::host::ring_any;
 use super::reactor::is_running;
 use super::task;
 use crate::sys::wasi::NO_RUNTIME;
@@ -107,6 +108,7 @@ impl<T: Send + 'static> Wake for Slot<T> {
         if self.driven {
             let slot: Arc<dyn Drive> = self.clone();
             DRIVEN.with_borrow_mut(|driven| driven.push(slot));
+            ring_any();
         } else {
             self.wake_all();
         }

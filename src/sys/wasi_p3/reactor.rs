@@ -3,6 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::sync::Arc;
+use std::task::Context;
 use std::time::Instant;
 
 use wasip3::clocks::monotonic_clock::wait_for;
@@ -130,5 +131,12 @@ impl Timer {
         let is_set = self.wait.start(wait_for(left)).is_none();
         self.until = is_set.then_some(until);
         is_set
+    }
+
+    /// Has a task woken when the host has told.
+    pub(super) fn wake_at_end(&self, cx: &Context<'_>) {
+        if self.until.is_some() {
+            let _ = self.wait.wait(cx);
+        }
     }
 }
