@@ -261,31 +261,17 @@ impl DatagramOps for Datagram {
 
     fn try_recv_batch(&self, into: &mut RecvBatch) -> io::Result<usize> {
         into.clear();
-        let mut inner = self.lock();
-        self.fill(&mut inner)?;
+        // One at a time: to look for more costs the host as much as to receive, and what was
+        // received waits for its answer meanwhile.
         let (arena, size, slots) = into.buffers();
-        let mut filled = 0;
-        for (buf, slot) in arena.chunks_mut(size.max(1)).zip(slots) {
-            if filled > 0 {
-                match self.fill(&mut inner) {
-                    Ok(()) => {}
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                    Err(error) => {
-                        inner.failure = Some(error);
-                        break;
-                    }
-                }
-            }
-            let Some(datagram) = inner.inbox.pop_front() else {
-                break;
-            };
-            let (len, meta) = copy(buf, &datagram);
-            *slot = Slot { len, meta };
-            filled += 1;
-        }
-        drop(inner);
-        into.set_filled(filled);
-        Ok(filled)
+        let (Some(buf), Some(slot)) = (arena.chunks_mut(size.max(1)).next(), slots.first_mut())
+        else {
+            return Ok(0);
+        };
+        let (len, meta) = self.try_recv(buf, false)?;
+        *slot = Slot { len, meta };
+        into.set_filled(1);
+        Ok(1)
     }
 
     fn poll_recv_batch(

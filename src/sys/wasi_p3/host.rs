@@ -12,7 +12,7 @@ use wasip3::wit_stream;
 
 use super::inflight::{all_come_home, drive_all, InFlight};
 use super::leaving::{depend_on, PATIENCE};
-use super::reactor::{Notifier, Running, Timer};
+use super::reactor::{Notifier, Running, Timer, LOOKS};
 use super::task;
 use crate::sys::Step;
 
@@ -103,9 +103,11 @@ impl Host {
         let _running = Running::new();
         self.polled(cx);
         drive_all();
+        let mut looks = 0;
         loop {
             match step() {
                 Step::Done => return Poll::Ready(()),
+                Step::Again if looks < LOOKS => looks += 1,
                 Step::Again => {
                     cx.waker().wake_by_ref();
                     return Poll::Pending;

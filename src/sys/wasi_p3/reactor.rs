@@ -14,6 +14,10 @@ use super::leaving::wait_for_all;
 use super::task;
 use crate::sys::{clock, NotifierOps, ReactorOps, Step};
 
+/// Steps with more to do after which the host has its turn: that costs as much as to receive and
+/// send a datagram, and what a step receives has mostly come to an end before.
+pub(super) const LOOKS: u32 = 16;
+
 thread_local! {
     /// Runtimes that are running.
     static RUNNING: Cell<usize> = const { Cell::new(0) };
@@ -71,12 +75,16 @@ impl ReactorOps for Reactor {
     fn drive(&self, step: &mut dyn FnMut() -> Step) -> io::Result<()> {
         let _task = task::enter();
         let _running = Running::new();
+        let mut looks = 0_u32;
         loop {
             match step() {
                 Step::Done => return Ok(()),
                 Step::Again => {
-                    if !task::turn(false) {
+                    looks += 1;
+                    if looks % LOOKS == 0 {
+                        // Nothing happens at the host before it has its turn.
                         task::yield_now();
+                        while task::turn(false) {}
                     }
                 }
                 Step::Idle { until } => {

@@ -76,6 +76,9 @@ unsafe extern "C" {
 
 /// The code of a `waitable-set.poll` that found nothing.
 const EVENT_NONE: u32 = 0;
+/// That of a call to an asynchronous function, and its state at the end.
+const EVENT_SUBTASK: u32 = 1;
+const STATUS_RETURNED: u32 = 2;
 
 #[derive(Clone, Copy)]
 struct Entry {
@@ -215,7 +218,10 @@ pub(super) fn turn(wait: bool) -> bool {
         return false;
     }
     let [waitable, state] = event;
-    waitable_join(waitable, 0);
+    // A call that has returned is dropped by whoever takes its result, and leaves the set so.
+    if (code, state) != (EVENT_SUBTASK, STATUS_RETURNED) {
+        waitable_join(waitable, 0);
+    }
     if let Some(entry) = TABLE.with_borrow_mut(|table| table.remove(waitable)) {
         // SAFETY: whoever registered the pointer unregisters it before it becomes invalid. Nothing
         // of ours is borrowed.
