@@ -4,59 +4,21 @@
 
 #[path = "peers/process.rs"]
 mod process;
+#[path = "peers/redis.rs"]
+mod server;
 
 use std::collections::VecDeque;
 use std::io;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
 
 use coracle::net::UnixStream;
 use coracle::time::timeout;
 use coracle::{create_unix_connection, Protocol, ProtocolHandle, Transport, UnixOptions};
 use futures_lite::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
-use process::{run, tool, Process, LIMIT};
+use process::LIMIT;
+use server::Redis;
 
 const KEYS: usize = 10_000;
-
-struct Redis {
-    _process: Process,
-    id: String,
-    socket: PathBuf,
-    /// Removed at the end.
-    _folder: tempfile::TempDir,
-}
-
-impl Redis {
-    fn start() -> Redis {
-        let folder = tempfile::tempdir().unwrap();
-        let socket = folder.path().join("redis.sock");
-        let program = tool("redis-server", "redis-server");
-        let mut command = Command::new("sh");
-        // The shell's number stays the server's.
-        command.args(["-c", "echo $$; exec \"$@\"", "sh"]);
-        command.arg(program.get_program());
-        // No network, no files but the socket.
-        command.args(["--port", "0", "--save", "", "--appendonly", "no"]);
-        command.arg("--dir").arg(folder.path());
-        command.arg("--unixsocket").arg(&socket);
-        let process = Process::start(&mut command);
-        let id = process.line();
-        // "The server is now ready to accept connections" or, later, "Ready to accept connections".
-        while !process.line().contains("eady to accept connections") {}
-        Redis {
-            _process: process,
-            id,
-            socket,
-            _folder: folder,
-        }
-    }
-
-    /// Has it stop (`STOP`) and go on (`CONT`).
-    fn signal(&self, signal: &str) {
-        let done = run(Command::new("sh").args(["-c", &format!("kill -{signal} {}", self.id)]));
-        assert!(done.status.success(), "{done:?}");
-    }
-}
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Reply {
@@ -324,7 +286,7 @@ fn a_server_that_stands_still_holds_up_the_writer_and_loses_nothing() {
     let redis = Redis::start();
     block_on(async {
         let (transport, client) = connect(&redis).await;
-        redis.signal("STOP");
+        redis.process.signal("STOP");
         let mut number = 0;
         // As much as the system takes, and the queue.
         while client.with(|client| client.pauses) == 0 {
@@ -342,7 +304,7 @@ fn a_server_that_stands_still_holds_up_the_writer_and_loses_nothing() {
             .is_none());
         assert_eq!(client.with(|client| client.replies), 0);
 
-        redis.signal("CONT");
+        redis.process.signal("CONT");
         waiting.await.unwrap();
         for number in number..KEYS {
             let reply = Reply::ok();

@@ -240,8 +240,12 @@ fn a_drain_that_is_given_up_leaves_what_is_queued_and_the_others_who_wait() {
     block_on_within(async {
         for polls in 0..4 {
             let (transport, peer) = echoing().await;
+            // So that the system cannot find room for all of it in time.
+            let socket = transport.tcp_socket().unwrap();
+            socket.set_send_buffer_size(1 << 16).unwrap();
+            peer.set_recv_buffer_size(1 << 16).unwrap();
             let mut written = Vec::<u8>::new();
-            while transport.write_buffer_size() < 1 << 17 {
+            while transport.write_buffer_size() < 1 << 20 {
                 let data = vec![(written.len() % 251) as u8; 10_007];
                 transport.write(&data).unwrap();
                 written.extend(data);

@@ -4,116 +4,24 @@
 
 #[path = "peers/process.rs"]
 mod process;
+#[path = "peers/http.rs"]
+mod server;
 
 use std::fs;
 use std::io;
 use std::os::unix::net::UnixListener;
-use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::time::Instant;
+use std::path::Path;
 
 use coracle::net::UnixStream;
 use coracle::time::timeout;
 use coracle::{create_unix_connection, Protocol, Transport, UnixOptions};
 use futures_lite::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
-use process::{example, python, run, tool, Done, Process, LIMIT};
+use process::{example, run, tool, Done, LIMIT};
+use server::{content, text, Server, SIZES};
 
-/// None, one, less and more than a buffer, and more than all of them.
-const SIZES: [usize; 6] = [0, 1, 1_000, 65_536, 1_000_000, 8_000_000];
-
-fn text(path: &Path) -> &str {
-    path.to_str().expect("temporary folders have plain names")
-}
-
-/// A text of so many bytes.
-fn content(size: usize) -> String {
-    let mut text = String::new();
-    let mut number = 0;
-    while text.len() < size {
-        text += &format!("line {number}\n");
-        number += 1;
-    }
-    text.truncate(size);
-    text
-}
-
-/// A server and the folder that it serves.
-struct Server {
-    process: Process,
-    socket: PathBuf,
-    /// Removed at the end.
-    _folder: tempfile::TempDir,
-}
-
-impl Server {
-    /// A folder with files `0`, `1`, … of all sizes, to be served at a socket.
-    fn folder() -> (tempfile::TempDir, PathBuf) {
-        let folder = tempfile::tempdir().unwrap();
-        let files = folder.path().join("files");
-        fs::create_dir(&files).unwrap();
-        for size in SIZES {
-            fs::write(files.join(size.to_string()), content(size)).unwrap();
-        }
-        fs::write(files.join("page.shtml"), PAGE).unwrap();
-        let socket = folder.path().join("http.sock");
-        (folder, socket)
-    }
-
-    fn python() -> Server {
-        let (folder, socket) = Server::folder();
-        let mut command = python("http_server.py");
-        command.arg(&socket).arg(folder.path().join("files"));
-        let (process, _) = Process::server(&mut command);
-        Server {
-            process,
-            socket,
-            _folder: folder,
-        }
-    }
-
-    fn nginx() -> Server {
-        let (folder, socket) = Server::folder();
-        let config = folder.path().join("nginx.conf");
-        let text = include_str!("peers/nginx.conf").replace("HERE", text(folder.path()));
-        fs::write(&config, text).unwrap();
-        let mut command = nginx();
-        command.args(["-e", "stderr", "-p"]);
-        command.arg(folder.path()).arg("-c").arg(config);
-        let process = Process::start(&mut command);
-        let mut server = Server {
-            process,
-            socket,
-            _folder: folder,
-        };
-        let since = Instant::now();
-        while std::os::unix::net::UnixStream::connect(&server.socket).is_err() {
-            assert!(server.process.is_running(), "nginx ended");
-            assert!(since.elapsed() < LIMIT, "nginx does not listen");
-            std::thread::yield_now();
-        }
-        server
-    }
-
-    /// What the example says to a path.
-    fn get(&self, path: &str) -> Done {
-        get(text(&self.socket), path)
-    }
-}
-
-/// What nginx puts together, so that it does not know the length before.
-const PAGE: &str = "<!--#include virtual=\"/1000\" -->and<!--#include virtual=\"/1000000\" -->";
-
-/// It is where users other than root do not look.
-fn nginx() -> Command {
-    let elsewhere = Path::new("/usr/sbin/nginx");
-    match elsewhere.exists() {
-        true => Command::new(elsewhere),
-        false => tool("nginx", "nginx-light"),
-    }
-}
-
-fn get(socket: &str, path: &str) -> Done {
-    run(example("unix_http").args([socket, path]))
+/// What the example says to a path.
+fn get(socket: &Path, path: &str) -> Done {
+    run(example("unix_http").arg(socket).arg(path))
 }
 
 /// The status line and the body come, and the exit code is this.
@@ -141,7 +49,7 @@ fn files_of_all_sizes_come_from_nginx() {
     for size in SIZES {
         let content = content(size);
         for folder in ["", "/closing", "/slow", "/zipped"] {
-            let done = server.get(&format!("{folder}/{size}"));
+            let done = get(&server.socket, &format!("{folder}/{size}"));
             assert_gets(&done, 0, "HTTP/1.1 200 OK", &content);
         }
     }
@@ -151,7 +59,7 @@ fn files_of_all_sizes_come_from_nginx() {
 fn files_of_all_sizes_come_from_python() {
     let server = Server::python();
     for size in SIZES {
-        let done = server.get(&format!("/{size}"));
+        let done = get(&server.socket, &format!("/{size}"));
         assert_gets(&done, 0, "HTTP/1.1 200 OK", &content(size));
     }
 }
@@ -160,14 +68,24 @@ fn files_of_all_sizes_come_from_python() {
 fn chunks_come_from_nginx() {
     let server = Server::nginx();
     let body = format!("{}and{}", content(1_000), content(1_000_000));
-    assert_gets(&server.get("/page.shtml"), 0, "HTTP/1.1 200 OK", &body);
+    assert_gets(
+        &get(&server.socket, "/page.shtml"),
+        0,
+        "HTTP/1.1 200 OK",
+        &body,
+    );
 }
 
 #[test]
 fn what_is_no_success_is_printed_and_told_by_the_exit_code() {
     let server = Server::nginx();
-    assert_gets(&server.get("/gone"), 3, "HTTP/1.1 410 Gone", "no more\n");
-    let missing = server.get("/missing");
+    assert_gets(
+        &get(&server.socket, "/gone"),
+        3,
+        "HTTP/1.1 410 Gone",
+        "no more\n",
+    );
+    let missing = get(&server.socket, "/missing");
     assert_eq!(missing.status.code(), Some(3));
     assert!(
         missing.stdout.starts_with("HTTP/1.1 404 Not Found\n<html>"),
@@ -175,19 +93,50 @@ fn what_is_no_success_is_printed_and_told_by_the_exit_code() {
     );
 
     let server = Server::python();
-    let failed = server.get("/as/failed");
-    assert_gets(&failed, 3, "HTTP/1.1 500 Not Today", "sorry");
-    assert_gets(&server.get("/as/moved"), 3, "HTTP/1.1 301 Moved", "");
+    let failed = get(&server.socket, "/as/failed");
+    assert_gets(&failed, 3, "HTTP/1.1 500 Internal Server Error", "sorry");
+    assert_gets(
+        &get(&server.socket, "/as/moved"),
+        3,
+        "HTTP/1.1 301 Moved Permanently",
+        "",
+    );
+}
+
+#[test]
+fn a_connection_is_kept_for_many_paths_or_made_anew() {
+    // The second folder's answers end their connections.
+    for (server, folder) in [
+        (Server::nginx(), ""),
+        (Server::nginx(), "/closing"),
+        (Server::python(), ""),
+    ] {
+        let paths = [1_000, 0, 65_536].map(|size| format!("{folder}/{size}"));
+        let done = run(example("unix_http").arg(&server.socket).args(&paths));
+        let (first, last) = (content(1_000), content(65_536));
+        let ok = "HTTP/1.1 200 OK\n";
+        let body = format!("{first}\n{ok}\n{ok}{last}");
+        assert_gets(&done, 0, "HTTP/1.1 200 OK", &body);
+    }
+}
+
+#[test]
+fn one_answer_that_is_no_success_is_enough_for_the_exit_code() {
+    let server = Server::nginx();
+    let done = run(example("unix_http")
+        .arg(&server.socket)
+        .args(["/1", "/gone", "/0"]));
+    let body = "l\nHTTP/1.1 410 Gone\nno more\n\nHTTP/1.1 200 OK\n";
+    assert_gets(&done, 3, "HTTP/1.1 200 OK", body);
 }
 
 #[test]
 fn many_ask_nginx_at_a_time() {
     let server = Server::nginx();
-    let socket = text(&server.socket);
     std::thread::scope(|scope| {
         for _ in 0..16 {
             scope.spawn(|| {
-                let done = get(socket, "/65536");
+                let done = get(&server.socket, "/65536");
                 assert_gets(&done, 0, "HTTP/1.1 200 OK", &content(65_536));
             });
         }
@@ -198,66 +147,60 @@ fn many_ask_nginx_at_a_time() {
 fn bodies_end_as_their_form_says() {
     let server = Server::python();
     for path in "length length-and-more bare-lines interim chunks".split(' ') {
-        let done = server.get(&format!("/as/{path}"));
+        let done = get(&server.socket, &format!("/as/{path}"));
         assert_gets(&done, 0, "HTTP/1.1 200 OK", "hello");
     }
-    assert_gets(&server.get("/as/no-reason"), 0, "HTTP/1.1 200", "hello");
-    assert_gets(&server.get("/as/empty"), 0, "HTTP/1.1 200 OK", "");
-    let nothing = server.get("/as/no-content");
+    assert_gets(
+        &get(&server.socket, "/as/no-reason"),
+        0,
+        "HTTP/1.1 200 OK",
+        "hello",
+    );
+    assert_gets(&get(&server.socket, "/as/empty"), 0, "HTTP/1.1 200 OK", "");
+    let nothing = get(&server.socket, "/as/no-content");
     assert_gets(&nothing, 0, "HTTP/1.1 204 No Content", "");
-    let nothing = server.get("/as/nothing-new");
+    let nothing = get(&server.socket, "/as/nothing-new");
     assert_gets(&nothing, 3, "HTTP/1.1 304 Not Modified", "");
 
     let lines: String = (0..2000).map(|number| format!("line {number}\n")).collect();
-    let closed = server.get("/as/until-closed");
+    let closed = get(&server.socket, "/as/until-closed");
     assert_gets(&closed, 0, "HTTP/1.0 200 OK", &lines);
     // One byte at a time, however the borders fall.
-    assert_gets(&server.get("/as/pieces"), 0, "HTTP/1.1 200 OK", &lines);
+    assert_gets(
+        &get(&server.socket, "/as/pieces"),
+        0,
+        "HTTP/1.1 200 OK",
+        &lines,
+    );
 }
 
 #[test]
 fn the_request_is_one_that_servers_understand() {
     let server = Server::python();
-    let done = server.get("/as/request?a=b&c=%20d");
-    let missing = "HTTP/1.1 404 File not found";
+    let done = get(&server.socket, "/as/request?a=b&c=%20d");
+    let missing = "HTTP/1.1 404 Not Found";
     assert_eq!(done.stdout.lines().next(), Some(missing), "{done:?}");
-    let done = server.get("/as/request");
+    let done = get(&server.socket, "/as/request");
     assert_eq!(done.status.code(), Some(0), "{done:?}");
     let lines: Vec<&str> = done.stdout.lines().collect();
     assert_eq!(lines[1], "GET /as/request HTTP/1.1");
-    assert!(lines.contains(&"Host: localhost"), "{lines:?}");
-    assert!(lines.contains(&"Connection: close"), "{lines:?}");
+    assert!(lines.contains(&"host: localhost"), "{lines:?}");
 }
 
 #[test]
 fn broken_answers_are_told_from_whole_ones() {
     let server = Server::python();
-    for (paths, said) in [
-        (
-            "nothing half-a-head half-a-body half-a-chunk no-last-chunk",
-            "unexpected end of file",
-        ),
-        (
-            "chunk-of-nonsense chunk-of-no-size chunk-with-a-sign chunk-too-large",
-            "not the size of a chunk",
-        ),
-        ("chunk-that-goes-on", "a chunk goes on"),
-        ("unknown-coding", "unknown coding: \"gzip\""),
-        (
-            "length-of-nonsense length-with-a-sign length-too-large two-lengths",
-            "no length",
-        ),
-        ("no-header", "not a header: \"nonsense\""),
-        ("long-header bytes", "too long a line"),
-        ("many-headers", "too many lines"),
-        (
-            "another-protocol another-version",
-            "not an answer in HTTP/1",
-        ),
-    ] {
-        for path in paths.split(' ') {
-            assert_fails(&server.get(&format!("/as/{path}")), said);
-        }
+    for path in [
+        "nothing half-a-head half-a-body half-a-chunk no-last-chunk",
+        "chunk-of-nonsense chunk-of-no-size chunk-with-a-sign chunk-that-goes-on chunk-too-large",
+        "length-of-nonsense length-with-a-sign length-too-large two-lengths",
+        "no-header long-header many-headers another-protocol another-version bytes",
+    ]
+    .iter()
+    .flat_map(|paths| paths.split(' '))
+    {
+        let said = format!("{}: ", text(&server.socket));
+        assert_fails(&get(&server.socket, &format!("/as/{path}")), &said);
     }
 }
 
@@ -265,7 +208,7 @@ fn broken_answers_are_told_from_whole_ones() {
 fn what_came_of_a_broken_body_is_printed() {
     let server = Server::python();
     for path in ["half-a-body", "half-a-chunk", "no-last-chunk"] {
-        let done = server.get(&format!("/as/{path}"));
+        let done = get(&server.socket, &format!("/as/{path}"));
         assert_eq!(done.stdout, "HTTP/1.1 200 OK\nhello", "{path}");
     }
 }
@@ -279,7 +222,7 @@ fn a_silent_server_is_given_up() {
     let server = Server::python();
     std::thread::scope(|scope| {
         for (socket, path) in [(&path, "/"), (&server.socket, "/as/silence")] {
-            scope.spawn(move || assert_fails(&get(text(socket), path), "the server is silent"));
+            scope.spawn(move || assert_fails(&get(socket, path), "the server is silent"));
         }
     });
 }
@@ -288,10 +231,10 @@ fn a_silent_server_is_given_up() {
 fn a_socket_with_nobody_behind_it_is_named() {
     let folder = tempfile::tempdir().unwrap();
     let missing = folder.path().join("missing");
-    assert_fails(&get(text(&missing), "/"), text(&missing));
+    assert_fails(&get(&missing, "/"), text(&missing));
     let left = folder.path().join("left");
     drop(UnixListener::bind(&left).unwrap());
-    assert_fails(&get(text(&left), "/"), text(&left));
+    assert_fails(&get(&left, "/"), text(&left));
 }
 
 #[test]
@@ -303,6 +246,7 @@ fn wrong_arguments_are_answered_with_the_usage() {
         &["/tmp/x", "/a b"],
         &["/tmp/x", "/a\r\nHost: b"],
         &["/tmp/x", "/", "more"],
+        &["/tmp/x", "/", "/a b"],
     ] {
         let done = run(example("unix_http").args(args));
         assert_eq!(done.status.code(), Some(2), "{args:?}: {done:?}");

@@ -4,7 +4,7 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
-use std::sync::mpsc::{channel, Receiver};
+use std::sync::mpsc::{channel, Receiver, RecvTimeoutError};
 use std::thread;
 use std::time::Duration;
 
@@ -127,6 +127,30 @@ impl Process {
     pub(crate) fn write(&mut self, data: &[u8]) {
         let stdin = self.stdin.as_mut().expect("it is open while it runs");
         stdin.write_all(data).expect("it reads");
+    }
+
+    /// There is nothing more for it to read.
+    pub(crate) fn end_input(&mut self) {
+        self.stdin = None;
+    }
+
+    /// Sends it a signal, such as `STOP`.
+    pub(crate) fn signal(&self, signal: &str) {
+        let kill = format!("kill -{signal} {}", self.child.id());
+        let done = run(Command::new("sh").args(["-c", &kill]));
+        assert!(done.status.success(), "{done:?}");
+    }
+
+    /// Waits until it ends by itself.
+    pub(crate) fn wait(&mut self) {
+        // Its output is open for as long.
+        let end = loop {
+            if let Err(end) = self.lines.recv_timeout(LIMIT) {
+                break end;
+            }
+        };
+        assert_eq!(end, RecvTimeoutError::Disconnected, "it goes on");
+        self.child.wait().expect("it is our child");
     }
 
     pub(crate) fn is_running(&mut self) -> bool {

@@ -25,16 +25,19 @@ use crate::error::{context, unsupported};
 use crate::sys::caps::{Caps, DatagramConfig, Family, Interface, Membership, SocketOption};
 use crate::sys::DatagramOps;
 
-/// Datagrams received with one call. More would save calls, but cost the host twice what they save:
-/// it makes a large buffer for each, and starts a task whenever it runs into the end of what is
-/// there.
-const BATCH: u64 = 1;
+/// Datagrams received for one batch, each with a call of its own. Lists would save calls, but cost
+/// the host twice what they save: it makes a large buffer for each datagram, and starts a task
+/// whenever it runs into the end of what is there.
+const BATCH: usize = 16;
+
+/// Datagrams in a batch that were worth the try for another, which found nothing.
+const WORTH: usize = 4;
+
+/// Receives that are not followed by a try for more, once that was not worth it: a wait is cheaper.
+const LONE: u8 = 64;
 
 /// Datagrams looked at when a socket that is in use is connected.
 const KEPT: usize = 1024;
-
-/// Receives that are not followed by a try for more, once that found nothing: a wait is cheaper.
-const LONE: u8 = 64;
 
 /// A UDP socket.
 pub(crate) struct Datagram {
@@ -52,6 +55,8 @@ struct Inner {
     streams: Option<Streams>,
     /// Received and not yet taken: looked at, or of an earlier pair of streams.
     inbox: VecDeque<IncomingDatagram>,
+    /// Of a receive that came after others, for the next one.
+    failure: Option<io::Error>,
     peer: Option<SocketAddr>,
     socket: UdpSocket,
 }
@@ -96,25 +101,29 @@ impl Inner {
         Ok(())
     }
 
-    /// Up to `max` datagrams, at least one.
-    fn receive(&mut self, max: u64) -> io::Result<Vec<IncomingDatagram>> {
-        if !self.inbox.is_empty() {
-            let count = self.inbox.len().min(max as usize);
-            return Ok(self.inbox.drain(..count).collect());
-        }
-        let datagrams = self.receive_now(max)?;
-        match datagrams.is_empty() {
-            true => Err(io::ErrorKind::WouldBlock.into()),
-            false => Ok(datagrams),
-        }
+    /// There is something for the next receive, without the host.
+    fn has_received(&self) -> bool {
+        !self.inbox.is_empty() || self.failure.is_some()
     }
 
-    /// What the host has, up to `max` datagrams.
-    fn receive_now(&self, max: u64) -> io::Result<Vec<IncomingDatagram>> {
+    /// The next datagram.
+    fn receive(&mut self) -> io::Result<IncomingDatagram> {
+        if let Some(datagram) = self.inbox.pop_front() {
+            return Ok(datagram);
+        }
+        if let Some(failure) = self.failure.take() {
+            return Err(failure);
+        }
+        self.receive_now()?
+            .ok_or_else(|| io::ErrorKind::WouldBlock.into())
+    }
+
+    /// What the host has.
+    fn receive_now(&self) -> io::Result<Option<IncomingDatagram>> {
         match &self.streams {
-            Some(streams) => streams.incoming.receive(max).map_err(error),
+            Some(streams) => Ok(streams.incoming.receive(1).map_err(error)?.pop()),
             // Nothing can come before it is bound.
-            None => Ok(Vec::new()),
+            None => Ok(None),
         }
     }
 }
@@ -155,27 +164,49 @@ impl Datagram {
     /// Merging is the system's affair, which it does not have here.
     pub(crate) fn allow_merging(&self) {}
 
-    /// After a receive that took what it expected. A try for more costs more than a wait.
-    fn settle_lone(&self) {
-        let lone = self.lone.load(Ordering::Relaxed);
-        if lone > 0 && Registry::is_short() {
-            self.lone.store(lone - 1, Ordering::Relaxed);
-            self.read.clear();
-        }
-    }
-
-    fn try_recv_some(&self, into: &mut RecvBatch, limit: u64) -> io::Result<usize> {
+    /// Receives up to `most`; what is left of the batch stays empty.
+    fn try_recv_some(&self, into: &mut RecvBatch, most: usize) -> io::Result<usize> {
         into.clear();
-        let datagrams = self.lock().receive(limit)?;
+        let mut inner = self.lock();
         let (arena, size, slots) = into.buffers();
         let mut filled = 0;
-        let buffers = arena.chunks_mut(size.max(1)).zip(slots);
-        for (datagram, (buf, slot)) in datagrams.into_iter().zip(buffers) {
-            let (len, meta) = fill(buf, &datagram);
-            *slot = Slot { len, meta };
-            filled += 1;
+        for (buf, slot) in arena.chunks_mut(size.max(1)).zip(slots).take(most) {
+            match inner.receive() {
+                Ok(datagram) => {
+                    let (len, meta) = fill(buf, &datagram);
+                    *slot = Slot { len, meta };
+                    filled += 1;
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.read.clear();
+                    if filled < WORTH {
+                        self.lone.store(LONE, Ordering::Relaxed);
+                    }
+                    if filled == 0 {
+                        return Err(error);
+                    }
+                    break;
+                }
+                Err(error) if filled == 0 => return Err(error),
+                Err(error) => {
+                    inner.failure = Some(error);
+                    break;
+                }
+            }
         }
         into.set_filled(filled);
+        Ok(filled)
+    }
+
+    /// Receives as much at a time as it has been worth lately.
+    fn try_recv_worthwhile(&self, into: &mut RecvBatch) -> io::Result<usize> {
+        let lone = self.lone.load(Ordering::Relaxed);
+        if lone == 0 || !Registry::is_short() {
+            return self.try_recv_some(into, BATCH);
+        }
+        let filled = self.try_recv_some(into, 1)?;
+        self.lone.store(lone - 1, Ordering::Relaxed);
+        self.read.clear();
         Ok(filled)
     }
 }
@@ -209,6 +240,7 @@ impl DatagramOps for Datagram {
             inner: Mutex::new(Inner {
                 streams: None,
                 inbox: VecDeque::new(),
+                failure: None,
                 peer: None,
                 socket,
             }),
@@ -247,8 +279,8 @@ impl DatagramOps for Datagram {
             .map_err(|error| context(error, format_args!("connect {to}")))?;
         // What has come from the peer is not to be lost with the streams.
         while inner.inbox.len() < KEPT {
-            match inner.receive_now(BATCH) {
-                Ok(datagrams) if !datagrams.is_empty() => inner.inbox.extend(datagrams),
+            match inner.receive_now() {
+                Ok(Some(datagram)) => inner.inbox.push_back(datagram),
                 _ => break,
             }
         }
@@ -295,13 +327,11 @@ impl DatagramOps for Datagram {
 
     fn try_recv(&self, buf: &mut [u8], peek: bool) -> io::Result<(usize, Meta)> {
         let mut inner = self.lock();
-        let result = inner.receive(1);
+        let result = inner.receive();
         if matches!(&result, Err(error) if error.kind() == io::ErrorKind::WouldBlock) {
             self.read.clear();
         }
-        let Some(datagram) = result?.pop() else {
-            return Err(io::ErrorKind::WouldBlock.into());
-        };
+        let datagram = result?;
         let filled = fill(buf, &datagram);
         if peek {
             inner.inbox.push_front(datagram);
@@ -315,7 +345,7 @@ impl DatagramOps for Datagram {
         buf: &mut [u8],
         peek: bool,
     ) -> Poll<io::Result<(usize, Meta)>> {
-        if !self.lock().inbox.is_empty() {
+        if self.lock().has_received() {
             return Poll::Ready(self.try_recv(buf, peek));
         }
         let poll = self
@@ -328,11 +358,7 @@ impl DatagramOps for Datagram {
     }
 
     fn try_recv_batch(&self, into: &mut RecvBatch) -> io::Result<usize> {
-        let result = self.try_recv_some(into, BATCH);
-        if matches!(&result, Err(error) if error.kind() == io::ErrorKind::WouldBlock) {
-            self.read.clear();
-        }
-        result
+        self.try_recv_some(into, BATCH)
     }
 
     fn poll_recv_batch(
@@ -340,21 +366,11 @@ impl DatagramOps for Datagram {
         cx: &mut Context<'_>,
         into: &mut RecvBatch,
     ) -> Poll<io::Result<usize>> {
-        if !self.lock().inbox.is_empty() {
+        if self.lock().has_received() {
             return Poll::Ready(self.try_recv_some(into, BATCH));
         }
-        let receive = || {
-            let result = self.try_recv_some(into, BATCH);
-            if matches!(&result, Err(error) if error.kind() == io::ErrorKind::WouldBlock) {
-                self.lone.store(LONE, Ordering::Relaxed);
-            }
-            result
-        };
-        let poll = self.read.poll_io(cx, || self.readable(), receive);
-        if matches!(poll, Poll::Ready(Ok(_))) {
-            self.settle_lone();
-        }
-        poll
+        self.read
+            .poll_io(cx, || self.readable(), || self.try_recv_worthwhile(into))
     }
 
     fn try_send(&self, data: &[u8], to: Option<&Address>) -> io::Result<()> {
@@ -410,7 +426,7 @@ impl DatagramOps for Datagram {
     }
 
     fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if !self.lock().inbox.is_empty() {
+        if self.lock().has_received() {
             return Poll::Ready(Ok(()));
         }
         self.read.poll_turn(cx, || self.readable())
