@@ -47,7 +47,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Bell {
     fn is_here(&self) -> bool {
-        self.task.load(Ordering::Relaxed) == task::number()
+        self.task.load(Ordering::Relaxed) == task::current()
     }
 
     pub(super) fn ring(&self) {
@@ -101,6 +101,7 @@ impl Host {
         step: &mut dyn FnMut() -> Step,
     ) -> Poll<()> {
         let _running = Running::new();
+        let _hosted = task::hosted();
         self.polled(cx);
         drive_all();
         let mut looks = 0;
@@ -148,6 +149,7 @@ impl Host {
     /// After the end: waits for what is still being written, but not for ever.
     pub(crate) fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let _running = Running::new();
+        let _hosted = task::hosted();
         self.polled(cx);
         drive_all();
         if !depend_on(task::number()) {

@@ -124,7 +124,7 @@ impl<T: Send + 'static> Drive for Slot<T> {
 
     fn come_home(self: Arc<Self>, from: usize) -> bool {
         if self.at.load(Ordering::Relaxed) == from {
-            let _ours = task::enter();
+            let _home = task::at_home();
             self.advance(&mut lock(&self.state), false);
             self.at.store(task::ours(), Ordering::Relaxed);
             // Whoever waits elsewhere fetches it.

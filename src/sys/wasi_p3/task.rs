@@ -9,7 +9,7 @@
 //! it panics, where ours can tell.
 #![allow(unsafe_code)]
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::ffi::c_void;
 use std::ptr;
 
@@ -94,6 +94,7 @@ struct Table {
 }
 
 thread_local! {
+    static HOSTED: Cell<bool> = const { Cell::new(false) };
     static TABLE: RefCell<Table> = const {
         RefCell::new(Table {
             set: None,
@@ -172,32 +173,54 @@ impl Drop for Entered {
     }
 }
 
-/// The task of now; null if there is none.
-fn current() -> *mut Task {
-    let task = set(ptr::null_mut());
-    set(task);
-    task
-}
-
 /// The number of ours.
 pub(super) fn ours() -> usize {
     TASK.ptr as usize
 }
 
-/// A number of the task that operations register with now; ours if there is none.
-pub(super) fn number() -> usize {
-    let task = current();
+/// The number of the task of now, whoever put it there; 0 if there is none.
+pub(super) fn current() -> usize {
+    let task = set(ptr::null_mut());
+    set(task);
     if task.is_null() {
-        return ours();
+        return 0;
     }
     // SAFETY: what is there is valid until it is taken away, which nobody does meanwhile. The
     // fields of ours are those of the first version, which every other begins with.
     unsafe { (*task).ptr as usize }
 }
 
-/// Polls an operation, which needs a task to register with: the one of now, else ours.
+/// Operations are registered with the task of now until this is dropped, since a runtime runs in
+/// it.
+pub(super) struct Hosted(bool);
+
+pub(super) fn hosted() -> Hosted {
+    Hosted(HOSTED.replace(true))
+}
+
+/// Operations are registered with ours until this is dropped, wherever that is.
+pub(super) fn at_home() -> Hosted {
+    Hosted(HOSTED.replace(false))
+}
+
+impl Drop for Hosted {
+    fn drop(&mut self) {
+        HOSTED.set(self.0);
+    }
+}
+
+/// The number of the task that operations register with now: ours, even within another, unless a
+/// runtime is being polled there.
+pub(super) fn number() -> usize {
+    match HOSTED.get() {
+        true => current(),
+        false => ours(),
+    }
+}
+
+/// Polls an operation, which registers with that task.
 pub(super) fn with<T>(poll: impl FnOnce() -> T) -> T {
-    let _entered = current().is_null().then(enter);
+    let _entered = (!HOSTED.get()).then(enter);
     poll()
 }
 
