@@ -45,6 +45,8 @@
 //! # Features
 //! - `async-io` (default): other executors, and conversions from and into `async_io::Async`.
 //!   Without it, sockets and timers work inside [`block_on`] only.
+//! - `wasi-p3`: on WASI, version 0.3 instead of 0.2. The component decides, not a library; see
+//!   [`wasi_main`]. Without effect on other platforms.
 //!
 //! # Platforms
 //! Linux is the home, where system calls are the budget: an echoed datagram or message costs three,

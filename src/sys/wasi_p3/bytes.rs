@@ -98,6 +98,11 @@ impl<E: Send + 'static> Incoming<E> {
     }
 
     pub(super) fn try_read(&self, bufs: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
+        self.read.look();
+        self.take(bufs)
+    }
+
+    fn take(&self, bufs: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
         let mut inner = lock(&self.inner);
         if bufs.iter().all(|buf| buf.is_empty()) {
             return Ok(0);
@@ -119,7 +124,7 @@ impl<E: Send + 'static> Incoming<E> {
         cx: &mut Context<'_>,
         bufs: &mut [IoSliceMut<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.poll(cx, || self.try_read(bufs))
+        self.poll(cx, || self.take(bufs))
     }
 
     pub(super) fn poll_peek(

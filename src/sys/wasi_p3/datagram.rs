@@ -93,6 +93,34 @@ impl Datagram {
         }
     }
 
+    fn take(&self, buf: &mut [u8], peek: bool) -> io::Result<(usize, Meta)> {
+        let mut inner = self.lock();
+        self.fill(&mut inner)?;
+        let Some(datagram) = inner.inbox.pop_front() else {
+            return Err(io::ErrorKind::WouldBlock.into());
+        };
+        let filled = copy(buf, &datagram);
+        if peek {
+            inner.inbox.push_front(datagram);
+        }
+        Ok(filled)
+    }
+
+    fn take_batch(&self, into: &mut RecvBatch) -> io::Result<usize> {
+        into.clear();
+        // One at a time: to look for more costs the host as much as to receive, and what was
+        // received waits for its answer meanwhile.
+        let (arena, size, slots) = into.buffers();
+        let (Some(buf), Some(slot)) = (arena.chunks_mut(size.max(1)).next(), slots.first_mut())
+        else {
+            return Ok(0);
+        };
+        let (len, meta) = self.take(buf, false)?;
+        *slot = Slot { len, meta };
+        into.set_filled(1);
+        Ok(1)
+    }
+
     /// The send before this has gone: its error is told now.
     fn can_send(&self) -> io::Result<&InFlight<Sent>> {
         let Some(send) = &self.send else {
@@ -238,16 +266,8 @@ impl DatagramOps for Datagram {
     }
 
     fn try_recv(&self, buf: &mut [u8], peek: bool) -> io::Result<(usize, Meta)> {
-        let mut inner = self.lock();
-        self.fill(&mut inner)?;
-        let Some(datagram) = inner.inbox.pop_front() else {
-            return Err(io::ErrorKind::WouldBlock.into());
-        };
-        let filled = copy(buf, &datagram);
-        if peek {
-            inner.inbox.push_front(datagram);
-        }
-        Ok(filled)
+        self.receive.look();
+        self.take(buf, peek)
     }
 
     fn poll_recv(
@@ -256,22 +276,12 @@ impl DatagramOps for Datagram {
         buf: &mut [u8],
         peek: bool,
     ) -> Poll<io::Result<(usize, Meta)>> {
-        poll_io(&self.receive, cx, || self.try_recv(buf, peek))
+        poll_io(&self.receive, cx, || self.take(buf, peek))
     }
 
     fn try_recv_batch(&self, into: &mut RecvBatch) -> io::Result<usize> {
-        into.clear();
-        // One at a time: to look for more costs the host as much as to receive, and what was
-        // received waits for its answer meanwhile.
-        let (arena, size, slots) = into.buffers();
-        let (Some(buf), Some(slot)) = (arena.chunks_mut(size.max(1)).next(), slots.first_mut())
-        else {
-            return Ok(0);
-        };
-        let (len, meta) = self.try_recv(buf, false)?;
-        *slot = Slot { len, meta };
-        into.set_filled(1);
-        Ok(1)
+        self.receive.look();
+        self.take_batch(into)
     }
 
     fn poll_recv_batch(
@@ -279,7 +289,7 @@ impl DatagramOps for Datagram {
         cx: &mut Context<'_>,
         into: &mut RecvBatch,
     ) -> Poll<io::Result<usize>> {
-        poll_io(&self.receive, cx, || self.try_recv_batch(into))
+        poll_io(&self.receive, cx, || self.take_batch(into))
     }
 
     fn try_send(&self, data: &[u8], to: Option<&Address>) -> io::Result<()> {

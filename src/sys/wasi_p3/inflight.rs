@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll, Wake, Waker};
 
 use super::host::ring_any;
-use super::reactor::is_running;
+use super::reactor::{is_running, may_look};
 use super::task;
 use crate::sys::wasi::NO_RUNTIME;
 use crate::wake::WakerSlots;
@@ -210,6 +210,16 @@ impl<T: Send + 'static> InFlight<T> {
         let mut state = lock(&self.0.state);
         self.0.advance(&mut state, false);
         take_done(&mut state)
+    }
+
+    /// For those who try and do not wait: what the host has done meanwhile is told only when it is
+    /// asked. A runtime in another task has no way to ask.
+    pub(super) fn look(&self) {
+        if self.is_under_way() && !self.0.told.load(Ordering::Relaxed) && may_look() {
+            task::yield_now();
+            while task::turn(false) {}
+            drive_all();
+        }
     }
 
     /// Has the task woken when the operation ends.

@@ -83,6 +83,12 @@ impl Listener {
         }
         Ok(())
     }
+
+    fn take(&self) -> io::Result<(Stream, Address)> {
+        let mut inner = self.lock();
+        self.fill(&mut inner)?;
+        inner.inbox.take().ok_or(io::ErrorKind::WouldBlock.into())
+    }
 }
 
 impl ListenerOps for Listener {
@@ -137,13 +143,12 @@ impl ListenerOps for Listener {
     }
 
     fn try_accept(&self) -> io::Result<(Stream, Address)> {
-        let mut inner = self.lock();
-        self.fill(&mut inner)?;
-        inner.inbox.take().ok_or(io::ErrorKind::WouldBlock.into())
+        self.accept.look();
+        self.take()
     }
 
     fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<(Stream, Address)>> {
-        poll_io(&self.accept, cx, || self.try_accept())
+        poll_io(&self.accept, cx, || self.take())
     }
 
     fn poll_acceptable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

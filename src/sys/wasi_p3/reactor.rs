@@ -28,6 +28,11 @@ pub(super) fn is_running() -> bool {
     RUNNING.get() > 0
 }
 
+/// Whether the host may be asked here for events of our task.
+pub(super) fn may_look() -> bool {
+    is_running() && task::current() == task::ours()
+}
+
 /// Counts as a runtime that is running until it is dropped.
 pub(super) struct Running;
 
