@@ -1,12 +1,19 @@
 //! Echoes what comes over Unix connections until it is killed.
 //!
-//! `unix_echo_server PATH`, where `@name` is an abstract name (Linux)
+//! `unix_echo_server PATH`, where `@name` is an abstract name (Linux); with TLS,
+//! `unix_echo_server PATH --tls-cert FILE --tls-key FILE`
+
+#[cfg(unix)]
+#[path = "support/tls.rs"]
+mod tls;
 
 #[cfg(unix)]
 mod server {
     use std::io;
 
     use coracle::{create_unix_server, Protocol, Transport, UnixServerOptions};
+
+    use super::tls::ServerTls;
 
     struct Echo;
 
@@ -25,23 +32,39 @@ mod server {
         }
     }
 
-    pub(crate) async fn serve(path: String) -> io::Result<()> {
+    pub(crate) async fn serve(path: &str, tls: ServerTls) -> io::Result<()> {
         let options = UnixServerOptions::new().path(path).backlog(1024);
+        let options = with_tls(options, tls)?;
         let server = create_unix_server(|| Echo, options).await?;
         for addr in server.local_addrs() {
             println!("listening on {addr}");
         }
         server.serve_forever().await
     }
+
+    #[cfg(feature = "tls")]
+    fn with_tls(options: UnixServerOptions, tls: ServerTls) -> io::Result<UnixServerOptions> {
+        Ok(match tls.config()? {
+            Some(config) => options.tls(config),
+            None => options,
+        })
+    }
+
+    #[cfg(not(feature = "tls"))]
+    fn with_tls(options: UnixServerOptions, _: ServerTls) -> io::Result<UnixServerOptions> {
+        Ok(options)
+    }
 }
 
 #[cfg(unix)]
 fn main() -> std::io::Result<()> {
-    let Some(path) = std::env::args().nth(1) else {
-        eprintln!("usage: unix_echo_server PATH");
+    let mut args: Vec<String> = std::env::args().skip(1).collect();
+    let tls = tls::ServerTls::take(&mut args);
+    let [path] = &args[..] else {
+        eprintln!("usage: unix_echo_server PATH [--tls-cert FILE --tls-key FILE]");
         std::process::exit(2);
     };
-    coracle::block_on(server::serve(path))
+    coracle::block_on(server::serve(path, tls))
 }
 
 #[cfg(not(unix))]

@@ -45,6 +45,10 @@
 //! # Features
 //! - `async-io` (default): other executors, and conversions from and into `async_io::Async`.
 //!   Without it, sockets and timers work inside [`block_on`] only.
+//! - `tls`: the option `tls` of stream connections and servers, `Transport::start_tls`,
+//!   `net::TlsStream`, and the module `tls`, by rustls. It has no cryptography of its own: the
+//!   program brings a provider.
+//! - `tls-webpki-roots`, `tls-native-certs`: root certificates, Mozilla's or the platform's.
 //! - `wasi-p3`: on WASI, version 0.3 instead of 0.2. The component decides, not a library; see
 //!   [`wasi_main`]. Without effect on other platforms.
 //!
@@ -66,6 +70,8 @@ pub mod net;
 mod runtime;
 mod sys;
 pub mod time;
+#[cfg(feature = "tls")]
+pub mod tls;
 mod wake;
 #[cfg(target_os = "wasi")]
 pub mod wasi;
@@ -85,6 +91,8 @@ pub use crate::endpoint::stream::protocol::{
 };
 pub use crate::endpoint::stream::race::ConnectErrors;
 pub use crate::endpoint::stream::server::{Server, ServerSocket};
+#[cfg(feature = "tls")]
+pub use crate::endpoint::stream::start_tls::{StartTls, StartTlsOptions};
 pub use crate::endpoint::stream::tcp::{
     create_connection, create_connection_with_driver, create_server, create_server_with_driver,
     TcpOptions, TcpServerOptions,

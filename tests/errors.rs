@@ -125,30 +125,12 @@ fn a_connected_unix_endpoint_survives_the_end_of_its_peer() {
     });
 }
 
-/// The program again, as a user without privileges where this one is root.
-#[cfg(target_os = "linux")]
-fn as_nobody(program: &std::path::Path, folder: &std::path::Path) -> Command {
-    use std::os::unix::fs::{MetadataExt, PermissionsExt};
-    use std::os::unix::process::CommandExt;
-    // It may lie in a folder that only root can enter.
-    let copy = folder.join("program");
-    std::fs::copy(program, &copy).unwrap();
-    let everyone = std::fs::Permissions::from_mode(0o755);
-    std::fs::set_permissions(folder, everyone).unwrap();
-    let mut command = Command::new(copy);
-    if std::fs::metadata("/proc/self").unwrap().uid() == 0 {
-        command.uid(65534).gid(65534);
-    }
-    command.current_dir(folder);
-    command
-}
-
 #[cfg(target_os = "linux")]
 #[test]
 fn what_is_not_permitted_is_named() {
     let name = "what_is_not_permitted_is_named";
     let folder = tempfile::tempdir().unwrap();
-    let command = |program: &std::path::Path| as_nobody(program, folder.path());
+    let command = |program: &std::path::Path| common::as_nobody(program, folder.path());
     common::in_process(name, command, || {
         block_on_within(async {
             let path = "/proc/no-such-socket";

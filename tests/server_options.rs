@@ -282,16 +282,6 @@ fn contradictory_options_are_refused_by_name() {
                 "tls_handshake_timeout",
             ),
             (local().tls_shutdown_timeout(second), "tls_shutdown_timeout"),
-            (
-                local().tls(true).tls_handshake_timeout(Duration::ZERO),
-                "tls_handshake_timeout",
-            ),
-            (
-                local().tls(true).tls_shutdown_timeout(Duration::ZERO),
-                "tls_shutdown_timeout",
-            ),
-            (sock().tls(true).reuse_port(true), "reuse_port"),
-            (TcpServerOptions::new().tls(true), "sock local_addr"),
         ] {
             let text = format!("{options:?}");
             let error = refusal(options).await;
@@ -299,14 +289,6 @@ fn contradictory_options_are_refused_by_name() {
             for name in names.split(' ') {
                 assert!(error.to_string().contains(name), "{text}: {error}");
             }
-        }
-        for tls in [
-            local().tls(true),
-            local().tls(true).tls_handshake_timeout(second),
-        ] {
-            let error = refusal(tls).await;
-            assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
-            assert!(error.to_string().contains("tls"), "{error}");
         }
         let datagrams = TcpServerOptions::new().sock(common::std_udp());
         let error = refusal(datagrams).await;

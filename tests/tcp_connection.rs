@@ -192,42 +192,9 @@ fn contradictory_options_are_refused_by_name() {
             refused_for("server_hostname", at().server_hostname(name)).await;
             refused_for("server_hostname", sock().server_hostname(name)).await;
         }
-        let tls = || at().tls(true);
         for time in [Duration::from_secs(1), Duration::ZERO] {
             refused_for("tls_handshake_timeout", at().tls_handshake_timeout(time)).await;
             refused_for("tls_shutdown_timeout", at().tls_shutdown_timeout(time)).await;
-        }
-        let zero = Duration::ZERO;
-        refused_for("tls_handshake_timeout", tls().tls_handshake_timeout(zero)).await;
-        refused_for("tls_shutdown_timeout", tls().tls_shutdown_timeout(zero)).await;
-        refused_for("server_hostname", sock().tls(true)).await;
-        refused_for("interleave", tls().interleave(0)).await;
-        refused_for(
-            "local_addr",
-            sock().local_addr(addr).tls(true).server_hostname(""),
-        )
-        .await;
-    });
-}
-
-#[test]
-fn tls_is_unsupported_when_all_else_is_right() {
-    block_on_within(async {
-        let (_listener, addr) = listening("127.0.0.1");
-        let second = Duration::from_secs(1);
-        for given in [
-            to(addr),
-            to(addr).server_hostname("localhost"),
-            #[cfg(not(target_os = "wasi"))]
-            options().sock(std_pair().0).server_hostname(""),
-        ] {
-            let given = given.tls(true);
-            let given = given
-                .tls_handshake_timeout(second)
-                .tls_shutdown_timeout(second);
-            let error = refusal(given).await;
-            assert_eq!(error.kind(), ErrorKind::Unsupported);
-            assert!(error.to_string().contains("tls"), "{error}");
         }
     });
 }
@@ -321,34 +288,21 @@ fn an_accepted_socket_becomes_a_connection() {
 
         let second = Duration::from_secs(1);
         let accepted = AcceptedOptions::new;
-        let (kind, unsupported) = (ErrorKind::InvalidInput, ErrorKind::Unsupported);
-        for (name, kind, given) in [
+        for (name, given) in [
             (
                 "tls_handshake_timeout",
-                kind,
                 accepted().tls_handshake_timeout(second),
             ),
             (
                 "tls_shutdown_timeout",
-                kind,
                 accepted().tls_shutdown_timeout(second),
-            ),
-            (
-                "tls_handshake_timeout",
-                kind,
-                accepted().tls(true).tls_handshake_timeout(Duration::ZERO),
-            ),
-            (
-                "tls",
-                unsupported,
-                accepted().tls(true).tls_shutdown_timeout(second),
             ),
         ] {
             let factory = || -> Recorder { panic!("the factory was called") };
             let (ours, mut peer) = std_pair();
             let made = connect_accepted_socket(factory, ours, given);
             let error = within(made).await.map(drop).unwrap_err();
-            assert_eq!(error.kind(), kind);
+            assert_eq!(error.kind(), ErrorKind::InvalidInput);
             assert!(error.to_string().contains(name), "{error}");
             assert_eq!(peer.read(&mut [0]).unwrap(), 0, "it is closed");
         }

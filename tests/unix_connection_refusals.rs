@@ -12,7 +12,7 @@ use common::stream::Log;
 use common::unix_connection::{
     accept, echoing, exchange, listening, options, pair, place, refusal, refused_for,
 };
-use common::{block_on_within, in_process, raw_code};
+use common::{as_nobody, block_on_within, in_process, raw_code};
 use coracle::net::Socket;
 use coracle::Address;
 
@@ -47,36 +47,6 @@ fn contradictory_options_are_refused_by_name() {
             refused_for("tls_handshake_timeout", at().tls_handshake_timeout(time)).await;
             refused_for("tls_shutdown_timeout", at().tls_shutdown_timeout(time)).await;
         }
-        // With TLS.
-        refused_for("server_hostname", at().tls(true)).await;
-        refused_for("server_hostname", pair().0.tls(true)).await;
-        let tls = || options().tls(true).server_hostname("");
-        refused_for("path", tls()).await;
-        refused_for("sock", pair().0.path(&path).tls(true).server_hostname("x")).await;
-        let zero = tls().path(&path).tls_handshake_timeout(Duration::ZERO);
-        refused_for("tls_handshake_timeout", zero).await;
-        let zero = tls().path(&path).tls_shutdown_timeout(Duration::ZERO);
-        refused_for("tls_shutdown_timeout", zero).await;
-        refused_for("path", tls().path("")).await;
-    });
-}
-
-#[test]
-fn tls_is_unsupported_when_all_else_is_right() {
-    block_on_within(async {
-        let (_folder, path, _listener) = listening();
-        let second = Duration::from_secs(1);
-        for given in [options().path(&path), pair().0] {
-            let given = given.tls(true).server_hostname("localhost");
-            let given = given
-                .tls_handshake_timeout(second)
-                .tls_shutdown_timeout(second);
-            let error = refusal(given).await;
-            assert_eq!(error.kind(), ErrorKind::Unsupported);
-            assert!(error.to_string().contains("tls"), "{error}");
-        }
-        let (transport, _) = echoing(&Log::new(), pair().0.tls(false)).await;
-        transport.close();
     });
 }
 
@@ -103,16 +73,6 @@ fn sockets_of_another_type_or_family_are_refused() {
     block_on_within(async {
         for wrong in wrong_sockets() {
             refused_for("sock", options().sock(wrong)).await;
-        }
-    });
-}
-
-#[test]
-fn sockets_of_another_type_or_family_are_refused_before_tls_is() {
-    block_on_within(async {
-        for wrong in wrong_sockets() {
-            let tls = options().sock(wrong).tls(true).server_hostname("");
-            refused_for("sock", tls).await;
         }
     });
 }
@@ -186,23 +146,6 @@ fn what_is_no_path_is_refused() {
             exchange(&transport, accept(&listener)).await;
         }
     });
-}
-
-/// The program again, as a user without privileges where this one is root.
-fn as_nobody(program: &Path, folder: &Path) -> std::process::Command {
-    use std::os::unix::fs::{MetadataExt, PermissionsExt};
-    use std::os::unix::process::CommandExt;
-    // It may lie in a folder that only root can enter.
-    let copy = folder.join("program");
-    std::fs::copy(program, &copy).unwrap();
-    let everyone = std::fs::Permissions::from_mode(0o755);
-    std::fs::set_permissions(folder, everyone).unwrap();
-    let mut command = std::process::Command::new(copy);
-    if folder.metadata().unwrap().uid() == 0 {
-        command.uid(65534).gid(65534);
-    }
-    command.current_dir(folder);
-    command
 }
 
 #[test]

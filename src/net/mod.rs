@@ -11,6 +11,8 @@ mod split;
 mod stream;
 mod target;
 mod tcp;
+#[cfg(feature = "tls")]
+mod tls;
 mod udp;
 #[cfg(unix)]
 mod unix;
@@ -26,6 +28,8 @@ pub use self::stream::Incoming;
 pub(crate) use self::target::unix_address;
 pub use self::target::Target;
 pub use self::tcp::{TcpListener, TcpStream};
+#[cfg(feature = "tls")]
+pub use self::tls::TlsStream;
 pub use self::udp::UdpSocket;
 #[cfg(unix)]
 pub use self::unix::{FdsReceived, UnixListener, UnixStream};

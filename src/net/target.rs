@@ -62,6 +62,18 @@ impl Target {
     }
 }
 
+#[cfg_attr(not(feature = "tls"), allow(dead_code))] // Where it is named, nobody asks.
+impl Target {
+    /// The host or the IP address that it names, if it does.
+    pub(crate) fn host(&self) -> Option<String> {
+        match self.parse(false) {
+            Ok(Parsed::Address(Address::Ip(addr))) => Some(addr.ip().to_string()),
+            Ok(Parsed::Host { host, .. }) => Some(host),
+            Ok(Parsed::Address(Address::Unix(_))) | Err(_) => None,
+        }
+    }
+}
+
 fn parse_text(text: &str) -> io::Result<Parsed> {
     if let Ok(addr) = text.parse() {
         return Ok(Parsed::Address(addr));

@@ -9,9 +9,13 @@ pub(crate) mod foreign;
 #[cfg(target_os = "wasi")]
 pub(crate) mod guest;
 pub(crate) mod pairs;
+#[cfg(feature = "tls")]
+pub(crate) mod secured;
 pub(crate) mod server;
 pub(crate) mod stream;
 pub(crate) mod tcp_connection;
+#[cfg(feature = "tls")]
+pub(crate) mod tls;
 #[cfg(unix)]
 pub(crate) mod unix_connection;
 
@@ -304,6 +308,26 @@ pub(crate) fn raw_code(error: &io::Error) -> Option<i32> {
         source = error.source();
     }
     None
+}
+
+/// The program again, in a folder, as a user without privileges where this one is root.
+#[cfg(unix)]
+pub(crate) fn as_nobody(program: &Path, folder: &Path) -> Command {
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+    use std::os::unix::process::CommandExt;
+    // It may lie in a folder that only root can enter. Another process copies it: what this one has
+    // open for writing may be so in a child of another test, and then cannot be run.
+    let copy = folder.join("program");
+    let copied = Command::new("cp").arg(program).arg(&copy).status();
+    assert!(copied.unwrap().success());
+    let everybodys = std::fs::Permissions::from_mode(0o755);
+    std::fs::set_permissions(folder, everybodys).unwrap();
+    let mut command = Command::new(copy);
+    if folder.metadata().unwrap().uid() == 0 {
+        command.uid(65534).gid(65534);
+    }
+    command.current_dir(folder);
+    command
 }
 
 /// Runs the body of a test in a process of its own: `test` is the test's name, `command` makes the

@@ -12,10 +12,13 @@ use crate::endpoint::flow::Change;
 use crate::endpoint::handle::Cell;
 use crate::endpoint::lifetime::{remember, rounds, Phase, Round};
 use crate::endpoint::stream::protocol::StreamProtocol;
+#[cfg(feature = "tls")]
+use crate::endpoint::stream::secure_driver::Part;
 use crate::endpoint::stream::shared::Socket;
+use crate::endpoint::stream::source::Source;
+use crate::endpoint::stream::tls::Security;
 use crate::endpoint::stream::transport::Transport;
 use crate::error::copy;
-use crate::sys::Stream;
 
 /// Reads in one go before other tasks have their turn.
 const ROUNDS: usize = 8;
@@ -30,7 +33,7 @@ pub(super) trait Connected {
     fn poll_receive(
         &self,
         cx: &mut Context<'_>,
-        stream: &Stream,
+        source: &Source<'_>,
         transport: &Transport,
     ) -> Poll<io::Result<usize>>;
 }
@@ -81,10 +84,10 @@ impl<P: StreamProtocol<K>, K> Connected for Kinded<P, K> {
     fn poll_receive(
         &self,
         cx: &mut Context<'_>,
-        stream: &Stream,
+        source: &Source<'_>,
         transport: &Transport,
     ) -> Poll<io::Result<usize>> {
-        P::poll_receive(&self.cell, cx, stream, transport)
+        P::poll_receive(&self.cell, cx, source, transport)
     }
 }
 
@@ -100,26 +103,42 @@ impl<P: StreamProtocol<K>, K> Connected for Kinded<P, K> {
 /// as the system takes it at once, and [`closed`](Transport::closed) gives `ConnectionAborted`.
 #[must_use = "a connection does nothing unless its driver is spawned or awaited"]
 pub struct ConnectionDriver<P: StreamProtocol<K>, K> {
-    transport: Transport,
-    socket: Option<Socket>,
+    pub(super) transport: Transport,
+    pub(super) socket: Option<Socket>,
     protocol: Kinded<P, K>,
     /// What `set_protocol` has put in its place.
     successor: Option<Box<dyn Connected + Send>>,
     waker: Option<Waker>,
-    made: bool,
+    pub(super) made: bool,
     /// What the shared state said when it was looked at last; `attention` calls for another look.
-    phase: Phase,
+    pub(super) phase: Phase,
     reading: bool,
-    queued: bool,
+    pub(super) queued: bool,
     /// The peer's end was received, and the connection stays open.
-    ended: bool,
+    pub(super) ended: bool,
     /// In a callback: if it is left by a panic, the driver is dropped like this.
     calling: bool,
+    #[cfg(feature = "tls")]
+    pub(super) tls: Part,
 }
 
 impl<P: StreamProtocol<K>, K> ConnectionDriver<P, K> {
-    pub(super) fn new(transport: Transport, socket: Socket, cell: Arc<Cell<P>>) -> Self {
+    pub(super) fn new(
+        transport: Transport,
+        socket: Socket,
+        cell: Arc<Cell<P>>,
+        security: Security,
+    ) -> Self {
+        #[cfg(feature = "tls")]
+        let tls = Part::new(&transport.shared, security);
+        #[cfg(not(feature = "tls"))]
+        let Security::Plain = security
+        else {
+            unreachable!("there is no other");
+        };
         ConnectionDriver {
+            #[cfg(feature = "tls")]
+            tls,
             transport,
             socket: Some(socket),
             protocol: Kinded::new(cell),
@@ -147,7 +166,7 @@ impl<P: StreamProtocol<K>, K> ConnectionDriver<P, K> {
     }
 
     fn round(&mut self, cx: &mut Context<'_>) -> Round {
-        if !self.made {
+        if !self.made && !self.is_handshaking() {
             self.made = true;
             self.call(|protocol, transport| protocol.made(transport));
             self.transport.shared.lock().life.set_made();
@@ -163,8 +182,12 @@ impl<P: StreamProtocol<K>, K> ConnectionDriver<P, K> {
             self.look();
         }
         let receiving = match self.phase {
+            #[cfg(feature = "tls")]
+            Phase::Open if self.is_handshaking() => self.poll_handshake(cx),
             Phase::Open if self.reading && !self.ended => self.poll_receive(cx),
             Phase::Open => Poll::Pending,
+            #[cfg(feature = "tls")]
+            Phase::Closing if self.is_parting() => self.poll_parting(cx),
             Phase::Closing if self.queued || self.wants_attention() => Poll::Pending,
             Phase::Closing | Phase::Aborted | Phase::Lost => {
                 self.lose();
@@ -206,6 +229,8 @@ impl<P: StreamProtocol<K>, K> ConnectionDriver<P, K> {
     }
 
     fn look(&mut self) {
+        #[cfg(feature = "tls")]
+        self.look_for_upgrade();
         let state = self.transport.shared.lock();
         self.phase = state.life.phase;
         self.reading = state.reading;
@@ -217,8 +242,16 @@ impl<P: StreamProtocol<K>, K> ConnectionDriver<P, K> {
         let Some(socket) = self.socket.take() else {
             return Poll::Pending;
         };
-        let received =
-            self.call(|protocol, transport| protocol.poll_receive(cx, socket.inner(), transport));
+        #[cfg(feature = "tls")]
+        let is_secure = self.is_secure();
+        let received = self.call(|protocol, transport| {
+            let source = Source {
+                stream: socket.inner(),
+                #[cfg(feature = "tls")]
+                secure: is_secure.then_some(&*transport.shared),
+            };
+            protocol.poll_receive(cx, &source, transport)
+        });
         self.socket = Some(socket);
         let result = match received {
             Poll::Ready(Ok(0)) => self.receive_eof(),
@@ -232,10 +265,26 @@ impl<P: StreamProtocol<K>, K> ConnectionDriver<P, K> {
         Poll::Ready(())
     }
 
+    /// Whether a TLS handshake is under way.
+    fn is_handshaking(&self) -> bool {
+        #[cfg(feature = "tls")]
+        return matches!(self.tls, Part::Handshake(_));
+        #[cfg(not(feature = "tls"))]
+        false
+    }
+
+    /// Whether what is received is to be decrypted.
+    fn is_secure(&self) -> bool {
+        #[cfg(feature = "tls")]
+        return matches!(self.tls, Part::Up);
+        #[cfg(not(feature = "tls"))]
+        false
+    }
+
     fn receive_eof(&mut self) -> io::Result<()> {
         self.ended = true;
         let stays_open = self.call(|protocol, transport| protocol.eof(transport))?;
-        if !stays_open {
+        if !stays_open || self.is_secure() {
             self.transport.close();
         }
         Ok(())
@@ -247,7 +296,9 @@ impl<P: StreamProtocol<K>, K> ConnectionDriver<P, K> {
         if let Some(successor) = self.transport.shared.take_successor() {
             self.successor = Some(successor);
         }
-        self.call(|protocol, transport| protocol.lost(transport, error.as_ref()));
+        if self.made {
+            self.call(|protocol, transport| protocol.lost(transport, error.as_ref()));
+        }
         self.end(error.map_or(Ok(()), Err));
     }
 

@@ -1,11 +1,20 @@
 //! Stream connections and their servers, over Unix sockets and TCP.
 
 pub(crate) mod driver;
+#[cfg(feature = "tls")]
+mod handshake;
 mod lent;
 pub(crate) mod protocol;
 pub(crate) mod race;
+#[cfg(feature = "tls")]
+mod secure;
+#[cfg(feature = "tls")]
+mod secure_driver;
 pub(crate) mod server;
 mod shared;
+mod source;
+#[cfg(feature = "tls")]
+pub(crate) mod start_tls;
 pub(crate) mod tcp;
 mod tls;
 pub(crate) mod transport;
@@ -21,7 +30,7 @@ use self::driver::ConnectionDriver;
 use self::protocol::StreamProtocol;
 use self::server::Membership;
 use self::shared::{Shared, Socket};
-use self::tls::{tls_methods, TlsOptions};
+use self::tls::{secure, tls_methods, Security, ServerTls};
 use self::transport::Transport;
 use crate::endpoint::handle::{Cell, ProtocolHandle};
 use crate::endpoint::lifetime::{current_runtime, CloseOnDrop};
@@ -43,6 +52,7 @@ fn establish<P: StreamProtocol<K>, K>(
     socket: Socket,
     protocol: P,
     membership: Option<Membership>,
+    security: Security,
 ) -> Established<P, K> {
     let cell = Cell::new(protocol);
     let transport = Transport {
@@ -52,7 +62,7 @@ fn establish<P: StreamProtocol<K>, K>(
         cell: cell.clone(),
         end: transport.shared.clone(),
     };
-    let driver = ConnectionDriver::new(transport.clone(), socket, cell);
+    let driver = ConnectionDriver::new(transport.clone(), socket, cell, security);
     (transport, handle, driver)
 }
 
@@ -95,7 +105,7 @@ fn adopt(sock: net::Socket) -> io::Result<Socket> {
 #[derive(Debug, Default)]
 #[must_use = "options do nothing until they are given to connect_accepted_socket"]
 pub struct AcceptedOptions {
-    tls: TlsOptions,
+    tls: ServerTls,
 }
 
 impl AcceptedOptions {
@@ -104,7 +114,7 @@ impl AcceptedOptions {
         AcceptedOptions::default()
     }
 
-    tls_methods!();
+    tls_methods!(ServerConfig);
 }
 
 /// Makes a connection from a stream socket that was accepted elsewhere: by another library, or by
@@ -114,7 +124,11 @@ impl AcceptedOptions {
 ///
 /// # Errors
 /// - `InvalidInput`: contradictory options, or `sock` is no stream socket.
-/// - `Unsupported`: TLS, or no coracle runtime is running on this thread.
+/// - `Unsupported`: no coracle runtime is running on this thread.
+/// - With TLS: `ConnectionAborted` if the handshake takes longer than `tls_handshake_timeout`,
+///   `ConnectionReset` if the peer ends the connection in it, `InvalidData` for the peer's
+///   certificate or anything else that rustls objects to, whose error is the source. The peer is
+///   told.
 ///
 /// # Cancel safety
 /// If it is dropped before it is done, the connection is closed.
@@ -171,10 +185,13 @@ pub async fn connect_accepted_socket_with_driver<P: StreamProtocol<K>, K>(
     sock: impl Into<net::Socket>,
     options: AcceptedOptions,
 ) -> io::Result<(Transport, ProtocolHandle<P>, ConnectionDriver<P, K>)> {
-    options.tls.validate_server()?;
+    options.tls.validate_timeouts()?;
     let socket = adopt(sock.into())?;
-    options.tls.require_plain()?;
-    Ok(establish(socket, protocol_factory(), None))
+    let security = match options.tls.accept()? {
+        Security::Handshake(handshake) => secure(&socket, Some(handshake)).await?,
+        security => security,
+    };
+    Ok(establish(socket, protocol_factory(), None, security))
 }
 
 /// `sock` and an address: there must be one of the two.

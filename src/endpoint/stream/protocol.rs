@@ -64,7 +64,8 @@ pub trait Protocol {
 
     /// The peer will write no more. `true` keeps the connection open for writing, until it is
     /// [closed](Transport::close); `false`, which is what happens unless this is written, closes
-    /// it once what is queued has been sent.
+    /// it once what is queued has been sent. Over TLS, which has no end of one direction, the
+    /// connection is closed whatever this says.
     ///
     /// # Errors
     /// The protocol's own; the connection ends with it.
@@ -86,6 +87,10 @@ pub trait Protocol {
 
     /// The connection is over: `None` after the peer's end, [`close`](Transport::close) or
     /// [`abort`](Transport::abort), else why. The socket is closed when this returns.
+    ///
+    /// Over TLS, a connection that ends without the peer's saying so (close_notify) is lost with
+    /// `UnexpectedEof`, and `eof_received` is not called: data may be missing. (asyncio hides
+    /// that.)
     fn connection_lost(&mut self, transport: &Transport, error: Option<&io::Error>) {
         let _ = (transport, error);
     }
@@ -185,15 +190,15 @@ pub enum Buffered {}
 
 /// What the driver calls.
 pub(super) mod callbacks {
-    use std::io::{self, IoSliceMut};
+    use std::io;
     use std::task::{ready, Context, Poll};
 
     use super::{Buffered, BufferedProtocol, Plain, Protocol};
     use crate::endpoint::handle::Cell;
     use crate::endpoint::stream::lent;
+    use crate::endpoint::stream::source::Source;
     use crate::endpoint::stream::transport::Transport;
     use crate::error::invalid;
-    use crate::sys::{Stream, StreamOps};
 
     /// One way to be a protocol.
     #[allow(private_interfaces)] // Nobody outside can name this trait.
@@ -208,7 +213,7 @@ pub(super) mod callbacks {
         fn poll_receive(
             cell: &Cell<Self>,
             cx: &mut Context<'_>,
-            stream: &Stream,
+            source: &Source<'_>,
             transport: &Transport,
         ) -> Poll<io::Result<usize>>;
     }
@@ -244,13 +249,13 @@ pub(super) mod callbacks {
         fn poll_receive(
             cell: &Cell<P>,
             cx: &mut Context<'_>,
-            stream: &Stream,
+            source: &Source<'_>,
             transport: &Transport,
         ) -> Poll<io::Result<usize>> {
             // Before the buffer is borrowed: most polls end here.
-            ready!(stream.poll_readable(cx))?;
+            ready!(source.poll_readable(cx))?;
             lent::with(|buf| {
-                let len = ready!(stream.poll_read(cx, &mut [IoSliceMut::new(buf)]))?;
+                let len = ready!(source.poll_read(cx, buf))?;
                 if len > 0 {
                     transport.corked(|| match cell.enter().protocol() {
                         Some(protocol) => protocol.data_received(transport, &buf[..len]),
@@ -269,20 +274,20 @@ pub(super) mod callbacks {
         fn poll_receive(
             cell: &Cell<P>,
             cx: &mut Context<'_>,
-            stream: &Stream,
+            source: &Source<'_>,
             transport: &Transport,
         ) -> Poll<io::Result<usize>> {
             // Before the buffer is asked for.
-            ready!(stream.poll_readable(cx))?;
+            ready!(source.poll_readable(cx))?;
             let mut inside = cell.enter();
             let Some(protocol) = inside.protocol() else {
                 return Poll::Pending;
             };
-            let buf = protocol.get_buffer(None);
+            let buf = protocol.get_buffer(source.size_hint());
             if buf.is_empty() {
                 return Poll::Ready(Err(invalid("get_buffer gave an empty buffer")));
             }
-            let len = ready!(stream.poll_read(cx, &mut [IoSliceMut::new(buf)]))?;
+            let len = ready!(source.poll_read(cx, buf))?;
             if len > 0 {
                 transport.corked(|| protocol.buffer_updated(transport, len))?;
             }

@@ -16,6 +16,7 @@ use crate::endpoint::stream::driver::ConnectionDriver;
 use crate::endpoint::stream::establish;
 use crate::endpoint::stream::protocol::StreamProtocol;
 use crate::endpoint::stream::shared::{Shared, Socket};
+use crate::endpoint::stream::tls::ServerTls;
 use crate::endpoint::stream::transport::Transport;
 use crate::error::{closed, context, copy, invalid};
 use crate::net::TcpListener;
@@ -179,6 +180,12 @@ pub(super) struct Membership {
 }
 
 impl Membership {
+    /// The connection has failed before its protocol heard of it.
+    #[cfg(feature = "tls")]
+    pub(super) fn note(&self, error: io::Error) {
+        self.server.note(error);
+    }
+
     /// The connection is over.
     pub(super) fn end(&self) {
         let mut waiters = {
@@ -331,7 +338,7 @@ impl Server {
     }
 
     /// How often a connection could not be accepted, or was dropped since the protocol factory
-    /// panicked. When descriptors or memory are lacking, nothing is accepted for a second.
+    /// panicked or the TLS handshake failed. When descriptors or memory are lacking, nothing is accepted for a second.
     pub fn accept_errors(&self) -> u64 {
         self.shared.lock().errors
     }
@@ -371,6 +378,7 @@ pub(super) async fn serve<P, K, F, S>(
     backlog: u32,
     start: bool,
     clean_up: Option<CleanUp>,
+    tls: ServerTls,
     protocol_factory: F,
     spawn: S,
 ) -> io::Result<(Server, ServerDriver<F, S>)>
@@ -398,6 +406,7 @@ where
     // If it is given up, it is closed.
     let driver = ServerDriver {
         server: server.clone(),
+        tls,
         protocol_factory,
         spawn,
         pause: None,
@@ -411,6 +420,7 @@ where
 /// Accepts connections until the server is closed.
 pub(super) struct ServerDriver<F, S> {
     server: Server,
+    tls: ServerTls,
     protocol_factory: F,
     spawn: S,
     /// Nothing is accepted before.
@@ -474,6 +484,10 @@ impl<F, S> ServerDriver<F, S> {
         S: FnMut(ConnectionDriver<P, K>),
     {
         let shared = &self.server.shared;
+        let security = match self.tls.accept() {
+            Ok(security) => security,
+            Err(error) => return shared.note(error),
+        };
         // A panic is this connection's end, not the server's.
         let Ok(protocol) = catch_unwind(AssertUnwindSafe(&mut self.protocol_factory)) else {
             shared.note(io::Error::other("the protocol factory panicked"));
@@ -491,7 +505,7 @@ impl<F, S> ServerDriver<F, S> {
                 server: shared.clone(),
                 key: state.clients.vacant_key(),
             };
-            let (transport, _, driver) = establish(socket, protocol, Some(membership));
+            let (transport, _, driver) = establish(socket, protocol, Some(membership), security);
             state.clients.insert(Arc::downgrade(&transport.shared));
             driver
         };

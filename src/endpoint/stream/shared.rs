@@ -11,6 +11,10 @@ use crate::endpoint::lifetime::{Ending, Life, Phase, Signals};
 use crate::endpoint::stream::driver::Connected;
 use crate::endpoint::stream::lent;
 use crate::endpoint::stream::server::Membership;
+#[cfg(feature = "tls")]
+use crate::endpoint::stream::tls::Secure;
+#[cfg(feature = "tls")]
+use crate::error::copy;
 use crate::error::{closed, invalid};
 use crate::net::TcpStream;
 #[cfg(unix)]
@@ -22,7 +26,7 @@ const CORKED_BYTES: usize = 64 * 1024;
 
 /// Writes of this size are sent at once, inside callbacks too: copying them into the queue would
 /// cost more than the system call that it saves.
-const DIRECT: usize = 16 * 1024;
+pub(super) const DIRECT: usize = 16 * 1024;
 
 pub(super) struct Shared {
     pub(super) signals: Signals,
@@ -91,9 +95,10 @@ pub(super) enum Writing {
 pub(super) struct State {
     pub(super) life: Life,
     pub(super) socket: Option<Socket>,
-    queue: VecDeque<u8>,
+    /// Ciphertext, where TLS is spoken.
+    pub(super) queue: VecDeque<u8>,
     /// The system has taken less than it was given, while the callbacks that are running go on.
-    blocked: bool,
+    pub(super) blocked: bool,
     pub(super) flow: Flow,
     pub(super) writing: Writing,
     pub(super) reading: bool,
@@ -105,6 +110,8 @@ pub(super) struct State {
     pub(super) dropped: u64,
     /// This end's and the peer's address, kept when the socket is closed.
     pub(super) names: Option<Box<[Option<Address>; 2]>>,
+    #[cfg(feature = "tls")]
+    pub(super) tls: Option<Box<Secure>>,
 }
 
 impl Shared {
@@ -123,6 +130,8 @@ impl Shared {
                 successor: None,
                 dropped: 0,
                 names: None,
+                #[cfg(feature = "tls")]
+                tls: None,
             }),
             membership,
         }
@@ -139,7 +148,17 @@ impl Shared {
     /// `close` or `abort`.
     pub(super) fn end(&self, phase: Phase) {
         let mut state = self.lock();
+        #[cfg(feature = "tls")]
+        let phase = match phase {
+            // There is nothing yet that could be closed in order.
+            Phase::Closing if state.is_handshaking() => Phase::Aborted,
+            phase => phase,
+        };
         if state.life.end(phase) {
+            #[cfg(feature = "tls")]
+            if phase == Phase::Closing {
+                self.say_goodbye(&mut state);
+            }
             self.call_driver(&state);
         }
     }
@@ -171,6 +190,12 @@ impl Shared {
             return Err(closed("the connection"));
         }
         let corked = self.signals.is_corked();
+        #[cfg(feature = "tls")]
+        if state.tls.is_some() {
+            self.write_secure(&mut state, bufs);
+            self.written(&mut state, corked);
+            return Ok(());
+        }
         let mut sent = 0;
         if state.queue.is_empty() && len > 0 && (!corked || len >= DIRECT) && !state.blocked {
             sent = match self.try_write(&mut state, bufs) {
@@ -192,22 +217,27 @@ impl Shared {
             state.queue.extend(&buf[from..]);
         }
         state.flow.add(len - sent);
+        self.written(&mut state, corked);
+        Ok(())
+    }
+
+    /// After the queue has grown.
+    fn written(&self, state: &mut State, corked: bool) {
         if !corked {
             state.flow.check_pause();
-            self.call_driver(&state);
+            self.call_driver(state);
         } else if state.queue.len() >= CORKED_BYTES || state.flow.is_over() {
             // Only what the system does not take now counts as too much.
             match state.blocked {
-                false => self.flush(&mut state),
+                false => self.flush(state),
                 true => state.flow.check_pause(),
             }
         }
-        Ok(())
     }
 
     /// Gives the system what it takes at once, and tells how much; `None` if that was the end of
     /// the connection.
-    fn try_write(&self, state: &mut State, bufs: &[IoSlice<'_>]) -> Option<usize> {
+    pub(super) fn try_write(&self, state: &mut State, bufs: &[IoSlice<'_>]) -> Option<usize> {
         let Some(socket) = &state.socket else {
             return Some(0);
         };
@@ -215,6 +245,10 @@ impl Shared {
             Ok(sent) => Some(sent),
             Err(error) => match error.kind() {
                 io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted => Some(0),
+                #[cfg(feature = "tls")]
+                _ if state.is_goodbye(bufs.iter().map(|buf| buf.len()).sum()) => {
+                    Some(bufs.iter().map(|buf| buf.len()).sum())
+                }
                 _ => {
                     self.fail(state, error);
                     None
@@ -224,7 +258,7 @@ impl Shared {
     }
 
     /// Sends what goes without waiting, of what is queued.
-    fn flush(&self, state: &mut State) {
+    pub(super) fn flush(&self, state: &mut State) {
         while !state.queue.is_empty() {
             let queue = std::mem::take(&mut state.queue);
             let (front, back) = queue.as_slices();
@@ -261,6 +295,8 @@ impl Shared {
                 Poll::Ready(Ok(sent)) => {
                     state.queue.drain(..sent);
                 }
+                #[cfg(feature = "tls")]
+                Poll::Ready(Err(_)) if state.is_goodbye(state.queue.len()) => state.queue.clear(),
                 Poll::Ready(Err(error)) => {
                     self.fail(&mut state, error);
                     return Poll::Ready(());
@@ -275,9 +311,12 @@ impl Shared {
 
     /// Brings the accounting up to date after the queue has shrunk, and does what was to be done
     /// when it is empty.
-    fn settle(&self, state: &mut State) {
-        let sent = state.flow.size() - state.queue.len();
+    pub(super) fn settle(&self, state: &mut State) {
+        let held = state.held();
+        let sent = state.flow.size().saturating_sub(held);
         state.flow.remove(sent);
+        // What TLS has to say for itself.
+        state.flow.add(held.saturating_sub(state.flow.size()));
         state.flow.check_pause();
         if sent > 0 && state.flow.check_resume() {
             state.life.waiters.wake();
@@ -336,6 +375,14 @@ impl Shared {
         self.lock().successor.take()
     }
 
+    /// The connection has failed before its protocol heard of it: its server is told.
+    #[cfg(feature = "tls")]
+    pub(super) fn note(&self, error: &io::Error) {
+        if let Some(membership) = &self.membership {
+            membership.note(copy(error));
+        }
+    }
+
     /// The end: the socket is closed unless the user holds it, and whoever waits is told. Somebody
     /// who may ask for the addresses later: they are kept.
     pub(super) fn lose(&self, outcome: io::Result<()>, somebody: bool) {
@@ -347,8 +394,10 @@ impl Shared {
             if state.life.phase != Phase::Aborted {
                 self.flush(&mut state);
             }
-            state.dropped += state.queue.len() as u64;
+            state.dropped += state.held() as u64;
             state.queue = VecDeque::new();
+            #[cfg(feature = "tls")]
+            state.end_tls(somebody);
             self.settle(&mut state);
             let socket = state.socket.take();
             if let (true, Some(socket)) = (somebody, &socket) {
@@ -367,6 +416,15 @@ impl Shared {
 }
 
 impl State {
+    /// Bytes that wait to be sent.
+    fn held(&self) -> usize {
+        #[cfg(feature = "tls")]
+        let early = self.tls.as_deref().map_or(0, Secure::early);
+        #[cfg(not(feature = "tls"))]
+        let early = 0;
+        self.queue.len() + early
+    }
+
     /// There is something to send, or to end.
     pub(super) fn has_work(&self) -> bool {
         matches!(self.life.phase, Phase::Open | Phase::Closing)

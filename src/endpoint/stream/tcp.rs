@@ -14,7 +14,9 @@ use crate::endpoint::stream::protocol::StreamProtocol;
 use crate::endpoint::stream::race::{combine, first_success, interleave};
 use crate::endpoint::stream::server::{serve, Server, ServerSocket};
 use crate::endpoint::stream::shared::Socket;
-use crate::endpoint::stream::tls::{tls_client_methods, tls_methods, TlsOptions};
+use crate::endpoint::stream::tls::{
+    secure, tls_client_methods, tls_methods, ClientTls, Handshake, Security, ServerTls,
+};
 use crate::endpoint::stream::transport::Transport;
 use crate::endpoint::stream::{adopt, establish, require_one, spawn_connections, start, BACKLOG};
 use crate::error::invalid;
@@ -47,7 +49,7 @@ pub struct TcpOptions {
     happy_eyeballs_delay: Option<Duration>,
     interleave: Option<usize>,
     all_errors: bool,
-    tls: TlsOptions,
+    tls: ClientTls,
 }
 
 impl TcpOptions {
@@ -119,12 +121,13 @@ impl TcpOptions {
         self
     }
 
-    tls_methods!();
-    tls_client_methods!();
+    tls_methods!(ClientConfig);
+    tls_client_methods!(": the host of [`remote_addr`](Self::remote_addr) unless set.");
 
-    fn validate(&self) -> io::Result<()> {
+    fn validate(&self) -> io::Result<Option<Box<Handshake>>> {
         // The name that is looked up is the server's, unless another is given.
-        self.tls.validate_client(self.remote_addr.is_some())?;
+        let host = || self.remote_addr.as_ref().and_then(Target::host);
+        let handshake = self.tls.check(host)?;
         require_one(
             self.sock.is_some(),
             self.remote_addr.is_some(),
@@ -141,17 +144,20 @@ impl TcpOptions {
                 "interleave is 0: the first family needs an address",
             ));
         }
-        Ok(())
+        Ok(handshake)
     }
 
-    async fn open(mut self) -> io::Result<Socket> {
-        self.validate()?;
-        if let Some(sock) = self.sock.take() {
-            let socket = adopt(sock)?;
-            self.tls.require_plain()?;
-            return Ok(socket);
-        }
-        self.tls.require_plain()?;
+    async fn open(mut self) -> io::Result<(Socket, Security)> {
+        let handshake = self.validate()?;
+        let socket = match self.sock.take() {
+            Some(sock) => adopt(sock)?,
+            None => self.connect().await?,
+        };
+        let security = secure(&socket, handshake).await?;
+        Ok((socket, security))
+    }
+
+    async fn connect(&self) -> io::Result<Socket> {
         let query = Query {
             family: self.family,
             stream: true,
@@ -222,11 +228,15 @@ async fn ip_addrs(target: &Target, query: Query) -> io::Result<Vec<Address>> {
 /// # Errors
 /// - `InvalidInput`: contradictory or missing options, or an address that is none; the message
 ///   names it.
-/// - `Unsupported`: TLS, or no coracle runtime is running on this thread.
+/// - `Unsupported`: no coracle runtime is running on this thread.
 /// - `NotFound`: a name is unknown.
 /// - `ConnectionRefused`, `TimedOut`, `AddrInUse`, …: the system's, with the address. If several
 ///   addresses were tried, the message has all errors, and the kind is theirs if they agree,
 ///   else `Other`.
+/// - With TLS: `ConnectionAborted` if the handshake takes longer than `tls_handshake_timeout`,
+///   `ConnectionReset` if the peer ends the connection in it, `InvalidData` for the peer's
+///   certificate or anything else that rustls objects to, whose error is the source. The peer is
+///   told.
 ///
 /// # Cancel safety
 /// If it is dropped before it is done, the connection is closed.
@@ -283,8 +293,8 @@ pub async fn create_connection_with_driver<P: StreamProtocol<K>, K>(
     protocol_factory: impl FnOnce() -> P,
     options: TcpOptions,
 ) -> io::Result<(Transport, ProtocolHandle<P>, ConnectionDriver<P, K>)> {
-    let socket = options.open().await?;
-    Ok(establish(socket, protocol_factory(), None))
+    let (socket, security) = options.open().await?;
+    Ok(establish(socket, protocol_factory(), None, security))
 }
 
 /// What a TCP server is to be: the arguments of [`create_server`].
@@ -309,7 +319,7 @@ pub struct TcpServerOptions {
     reuse_port: bool,
     keep_alive: bool,
     start_serving: bool,
-    tls: TlsOptions,
+    tls: ServerTls,
 }
 
 impl Default for TcpServerOptions {
@@ -324,7 +334,7 @@ impl Default for TcpServerOptions {
             reuse_port: false,
             keep_alive: false,
             start_serving: true,
-            tls: TlsOptions::default(),
+            tls: ServerTls::default(),
         }
     }
 }
@@ -408,10 +418,10 @@ impl TcpServerOptions {
         self
     }
 
-    tls_methods!();
+    tls_methods!(ServerConfig);
 
     fn validate(&self) -> io::Result<()> {
-        self.tls.validate_server()?;
+        self.tls.check()?;
         require_one(
             self.sock.is_some(),
             !self.local_addrs.is_empty(),
@@ -432,13 +442,11 @@ impl TcpServerOptions {
         self.validate()?;
         if let Some(sock) = self.sock.take() {
             let listener = Listener::from_socket(sock)?;
-            self.tls.require_plain()?;
             if self.keep_alive {
                 listener.set(SocketOption::KeepAlive, 1)?;
             }
             return Ok(vec![ServerSocket::new(listener)?]);
         }
-        self.tls.require_plain()?;
         let mut sockets = Vec::new();
         let mut skipped = None;
         for addr in self.addrs().await? {
@@ -506,8 +514,8 @@ fn is_absent(error: &io::Error) -> bool {
 /// # Errors
 /// - `InvalidInput`: contradictory or missing options, or an address that is none; the message
 ///   names it.
-/// - `Unsupported`: TLS, an option that the platform cannot honour, or no coracle runtime is
-///   running on this thread.
+/// - `Unsupported`: an option that the platform cannot honour, or no coracle runtime is running on
+///   this thread.
 /// - `NotFound`: a name is unknown.
 /// - `AddrInUse`, `PermissionDenied`, …: the system's, with the address. One that the machine does
 ///   not have is left out if there are others.
@@ -557,6 +565,7 @@ where
         options.backlog,
         options.start_serving,
         None,
+        options.tls,
         protocol_factory,
         spawn,
     )

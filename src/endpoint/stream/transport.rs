@@ -76,13 +76,33 @@ impl Transport {
     /// # Errors
     /// - `Unsupported`: [`can_write_eof`](Transport::can_write_eof) is false.
     pub fn write_eof(&self) -> io::Result<()> {
+        if !self.can_write_eof() {
+            return Err(io::Error::new(
+                io::ErrorKind::Unsupported,
+                "a TLS connection cannot end its writing direction alone",
+            ));
+        }
         self.shared.write_eof();
         Ok(())
     }
 
     /// Whether [`write_eof`](Transport::write_eof) works: for all connections without TLS.
     pub fn can_write_eof(&self) -> bool {
+        #[cfg(feature = "tls")]
+        return self.shared.lock().tls.is_none();
+        #[cfg(not(feature = "tls"))]
         true
+    }
+
+    /// What the ends of a TLS connection have agreed on: the protocol's version, the cipher suite,
+    /// the peer's certificates and more; remembered when it is closed. `None` without TLS, and
+    /// during the handshake.
+    ///
+    /// *asyncio equivalent*: `get_extra_info` with `"peercert"`, `"cipher"` and `"ssl_object"`.
+    /// Feature `tls`.
+    #[cfg(feature = "tls")]
+    pub fn tls_info(&self) -> Option<crate::tls::TlsInfo> {
+        self.shared.lock().tls_info()
     }
 
     /// Closes the connection once what is queued has been sent. Nothing is received any more; then
@@ -90,6 +110,10 @@ impl Transport {
     ///
     /// A peer that reads nothing holds this up for ever: pair it with
     /// [`timeout`](crate::time::timeout) and [`abort`](Transport::abort).
+    ///
+    /// A TLS connection also tells the peer that this was the end (close_notify), and waits until
+    /// the peer says so too or is gone. All of it has to happen within `tls_shutdown_timeout` (30 s
+    /// unless set): then the connection ends with `TimedOut`. In the handshake, it is `abort`.
     pub fn close(&self) {
         self.shared.end(Phase::Closing);
     }
@@ -104,6 +128,9 @@ impl Transport {
     /// # Errors
     /// - what ended the connection, unless that was the peer's end, `close` or `abort`:
     ///   `ConnectionReset`, `BrokenPipe`, or the error of a callback.
+    /// - With TLS also `UnexpectedEof`: the peer's end came without its close_notify;
+    ///   `InvalidData`: what rustls objects to; `TimedOut`: the peer did not agree to close in
+    ///   time.
     /// - `ConnectionAborted`: the driver was dropped, for example with its runtime.
     /// - `Other`: a callback panicked.
     ///

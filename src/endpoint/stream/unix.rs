@@ -14,7 +14,9 @@ use crate::endpoint::stream::driver::ConnectionDriver;
 use crate::endpoint::stream::protocol::StreamProtocol;
 use crate::endpoint::stream::server::{serve, CleanUp, Server, ServerSocket};
 use crate::endpoint::stream::shared::Socket;
-use crate::endpoint::stream::tls::{tls_client_methods, tls_methods, TlsOptions};
+use crate::endpoint::stream::tls::{
+    secure, tls_client_methods, tls_methods, ClientTls, Security, ServerTls,
+};
 use crate::endpoint::stream::transport::Transport;
 use crate::endpoint::stream::{adopt, establish, require_one, spawn_connections, start, BACKLOG};
 use crate::error::{context, invalid};
@@ -39,7 +41,7 @@ use crate::sys::{Listener, ListenerOps};
 pub struct UnixOptions {
     path: Option<Target>,
     sock: Option<net::Socket>,
-    tls: TlsOptions,
+    tls: ClientTls,
 }
 
 impl UnixOptions {
@@ -61,26 +63,23 @@ impl UnixOptions {
         self
     }
 
-    tls_methods!();
-    tls_client_methods!();
+    tls_methods!(ClientConfig);
+    tls_client_methods!(".");
 
-    async fn open(self) -> io::Result<Socket> {
-        self.tls.validate_client(false)?;
+    async fn open(self) -> io::Result<(Socket, Security)> {
+        let handshake = self.tls.check(|| None)?;
         require_one(self.sock.is_some(), self.path.is_some(), "path")?;
         let path = self.path.as_ref().map(unix_address).transpose()?;
-        match (self.sock, path) {
-            (Some(sock), _) => {
-                let socket = require_unix(adopt(sock)?)?;
-                self.tls.require_plain()?;
-                Ok(socket)
-            }
+        let socket = match (self.sock, path) {
+            (Some(sock), _) => require_unix(adopt(sock)?)?,
             (None, Some(path)) => {
-                self.tls.require_plain()?;
                 let stream = UnixStream::connect_to(path).await?;
-                Ok(Socket::Unix(Arc::new(stream)))
+                Socket::Unix(Arc::new(stream))
             }
-            (None, None) => Err(invalid("one of sock and path is needed")),
-        }
+            (None, None) => return Err(invalid("one of sock and path is needed")),
+        };
+        let security = secure(&socket, handshake).await?;
+        Ok((socket, security))
     }
 }
 
@@ -107,9 +106,13 @@ fn require_unix(socket: Socket) -> io::Result<Socket> {
 /// # Errors
 /// - `InvalidInput`: contradictory or missing options, or a path that is none; the message names
 ///   it.
-/// - `Unsupported`: TLS, or no coracle runtime is running on this thread.
+/// - `Unsupported`: no coracle runtime is running on this thread.
 /// - `NotFound`: nothing is at the path. `ConnectionRefused`: nobody listens there.
 /// - `PermissionDenied`, …: the system's, with the path. The source of the error has the raw code.
+/// - With TLS: `ConnectionAborted` if the handshake takes longer than `tls_handshake_timeout`,
+///   `ConnectionReset` if the peer ends the connection in it, `InvalidData` for the peer's
+///   certificate or anything else that rustls objects to, whose error is the source. The peer is
+///   told.
 ///
 /// # Cancel safety
 /// If it is dropped before it is done, the connection is closed.
@@ -202,8 +205,8 @@ pub async fn create_unix_connection_with_driver<P: StreamProtocol<K>, K>(
     protocol_factory: impl FnOnce() -> P,
     options: UnixOptions,
 ) -> io::Result<(Transport, ProtocolHandle<P>, ConnectionDriver<P, K>)> {
-    let socket = options.open().await?;
-    Ok(establish(socket, protocol_factory(), None))
+    let (socket, security) = options.open().await?;
+    Ok(establish(socket, protocol_factory(), None, security))
 }
 
 /// What a Unix server is to be: the arguments of [`create_unix_server`].
@@ -223,7 +226,7 @@ pub struct UnixServerOptions {
     backlog: u32,
     start_serving: bool,
     cleanup_socket: bool,
-    tls: TlsOptions,
+    tls: ServerTls,
 }
 
 impl Default for UnixServerOptions {
@@ -234,7 +237,7 @@ impl Default for UnixServerOptions {
             backlog: BACKLOG,
             start_serving: true,
             cleanup_socket: true,
-            tls: TlsOptions::default(),
+            tls: ServerTls::default(),
         }
     }
 }
@@ -283,10 +286,10 @@ impl UnixServerOptions {
         self
     }
 
-    tls_methods!();
+    tls_methods!(ServerConfig);
 
     async fn open(&mut self) -> io::Result<(ServerSocket, Option<CleanUp>)> {
-        self.tls.validate_server()?;
+        self.tls.check()?;
         require_one(self.sock.is_some(), self.path.is_some(), "path")?;
         let path = self.path.as_ref().map(unix_address).transpose()?;
         let listener = match (self.sock.take(), path) {
@@ -295,11 +298,9 @@ impl UnixServerOptions {
                 if listener.family() != Family::Unix {
                     return Err(invalid("sock is a TCP socket, not a Unix stream socket"));
                 }
-                self.tls.require_plain()?;
                 listener
             }
             (None, Some(addr)) => {
-                self.tls.require_plain()?;
                 if let Some(path) = addr.as_unix().and_then(|addr| addr.as_path()) {
                     remove_stale(path);
                 }
@@ -346,7 +347,7 @@ fn identity(path: &Path) -> io::Result<(u64, u64, bool)> {
 /// # Errors
 /// - `InvalidInput`: contradictory or missing options, or a path that is none; the message names
 ///   it.
-/// - `Unsupported`: TLS, or no coracle runtime is running on this thread.
+/// - `Unsupported`: no coracle runtime is running on this thread.
 /// - `AddrInUse`: something that is no socket is at the path, or the abstract name is taken.
 /// - `PermissionDenied`, `NotFound`, …: the system's, with the path.
 ///
@@ -420,6 +421,7 @@ where
         options.backlog,
         options.start_serving,
         clean_up,
+        options.tls,
         protocol_factory,
         spawn,
     )

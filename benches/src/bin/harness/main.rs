@@ -33,6 +33,7 @@ const COMMANDS: [&str; 11] = [
     "unix-bulk",
     "unix-connect",
     "micro",
+    "tls",
     "memory",
     "unix-memory",
 ];
@@ -94,6 +95,7 @@ fn run(options: &Options) -> io::Result<String> {
         "unix-memory" => unix::memory(options),
         "syscalls" => strace::syscalls(options),
         "micro" => micro::micro(options),
+        "tls" => micro::tls(options),
         "size" => size::size(options),
         "memory" => udp::memory(options),
         "wasi-udp-ping-pong" => wasi::udp(options),

@@ -9,7 +9,9 @@ use crate::build;
 use crate::options::Options;
 use crate::table::{markdown, median, number, range, ratio};
 
-const RUNTIMES: [&str; 3] = ["coracle", "tokio", "smol"];
+const RUNTIMES: &[&str] = &["coracle", "tokio", "smol"];
+
+const TLS: &[&str] = &["coracle", "coracle-net", "tokio", "smol"];
 
 /// By measurement, in the order of the first one seen, and by runtime: a value per round.
 #[derive(Default)]
@@ -19,17 +21,35 @@ struct Results {
 }
 
 pub fn micro(options: &Options) -> io::Result<String> {
+    let title = "Tasks, timers and wake-ups, nanoseconds each";
+    compare(options, "micro", RUNTIMES, title)
+}
+
+/// The TLS binaries print in the same form.
+pub fn tls(options: &Options) -> io::Result<String> {
+    let title = "TLS 1.3 over a Unix socket: the server's side";
+    compare(options, "tls", TLS, title)
+}
+
+fn compare(
+    options: &Options,
+    kind: &str,
+    runtimes: &[&'static str],
+    title: &str,
+) -> io::Result<String> {
     let mut binaries: Vec<(&str, PathBuf)> = Vec::new();
-    for runtime in RUNTIMES {
+    for runtime in runtimes {
         if options.wants(runtime) {
-            binaries.push((runtime, build::binary(&format!("micro_{runtime}"))?));
+            let binary = format!("{kind}_{}", runtime.replace('-', "_"));
+            binaries.push((runtime, build::binary(&binary)?));
         }
     }
-    // Eight measurements share the time.
-    let seconds = (options.duration.as_secs_f64() / 8.0).to_string();
+    // The measurements share the time.
+    let measurements = if kind == "micro" { 8.0 } else { 4.0 };
+    let seconds = (options.duration.as_secs_f64() / measurements).to_string();
     let mut results = Results::default();
     for round in 0..options.rounds {
-        eprintln!("micro: round {} of {}", round + 1, options.rounds);
+        eprintln!("{kind}: round {} of {}", round + 1, options.rounds);
         for turn in 0..binaries.len() {
             let (runtime, binary) = &binaries[(round + turn) % binaries.len()];
             let output = Command::new(binary)
@@ -38,7 +58,7 @@ pub fn micro(options: &Options) -> io::Result<String> {
                 .stderr(Stdio::inherit())
                 .output()?;
             if !output.status.success() {
-                let message = format!("micro_{runtime} failed: {}", output.status);
+                let message = format!("{kind}_{runtime} failed: {}", output.status);
                 return Err(io::Error::other(message));
             }
             results.add(runtime, &String::from_utf8_lossy(&output.stdout));
@@ -46,7 +66,7 @@ pub fn micro(options: &Options) -> io::Result<String> {
     }
     let runtimes: Vec<&str> = binaries.iter().map(|(runtime, _)| *runtime).collect();
     Ok(format!(
-        "## Tasks, timers and wake-ups, nanoseconds each\n\n{}",
+        "## {title}\n\n{}",
         results.table(&runtimes, &options.base)
     ))
 }

@@ -19,6 +19,7 @@ commands
   unix-connect     Unix connections of one message each: per second, and per CPU second
   syscalls         system calls per echoed message, counted by strace
   micro            tasks, yields, timers, wake-ups across threads
+  tls              TLS 1.3 over a Unix socket: transfers, round trips, handshakes
   size             bytes of the servers, crates they depend on
   memory           resident memory of the UDP servers, idle and after a flood
   unix-memory      resident memory of the servers for each idle Unix connection

@@ -1,0 +1,268 @@
+//! The state of a connection that speaks TLS: what is written is encrypted on its way into the
+//! queue, and what is received is decrypted on its way out of the socket.
+
+use std::io::{self, IoSlice, IoSliceMut};
+use std::task::{ready, Context, Poll};
+use std::time::Duration;
+
+use crate::endpoint::lifetime::Phase;
+use crate::endpoint::stream::handshake::{Handshake, Secure, Stage};
+use crate::endpoint::stream::lent;
+use crate::endpoint::stream::shared::{Shared, State, DIRECT};
+use crate::sys::{Stream, StreamOps};
+use crate::tls::session::Session;
+use crate::tls::TlsInfo;
+
+impl Shared {
+    /// Encrypts, and sends or queues; what is written during a handshake waits for its end.
+    pub(super) fn write_secure(&self, state: &mut State, bufs: &[IoSlice<'_>]) {
+        let Some(mut secure) = state.tls.take() else {
+            return;
+        };
+        match &mut secure.stage {
+            Stage::Handshaking { early, .. } => {
+                for buf in bufs {
+                    early.extend_from_slice(buf);
+                    state.flow.add(buf.len());
+                }
+            }
+            Stage::Up(session) => {
+                let large = |buf: &&IoSlice<'_>| buf.len() >= DIRECT;
+                let written = match bufs {
+                    [one] => self.encrypt(state, session, one),
+                    // Records of their own would not be worth it.
+                    small if !small.iter().any(|buf| large(&buf)) => {
+                        self.encrypt(state, session, &small.concat_slices())
+                    }
+                    several => several
+                        .iter()
+                        .try_for_each(|buf| self.encrypt(state, session, buf)),
+                };
+                if let Err(error) = written {
+                    self.fail(state, error);
+                }
+            }
+            Stage::Over(_) => {}
+        }
+        state.tls = Some(secure);
+    }
+
+    fn encrypt(&self, state: &mut State, session: &mut Session, plain: &[u8]) -> io::Result<()> {
+        let mut rest = plain;
+        while !rest.is_empty() && state.life.phase == Phase::Open {
+            let len = session.encrypt(rest, |ciphertext| self.enqueue(state, ciphertext))?;
+            rest = &rest[len..];
+        }
+        state.dropped += rest.len() as u64;
+        Ok(())
+    }
+
+    /// Sends what goes at once, and queues the rest.
+    fn enqueue(&self, state: &mut State, ciphertext: &[u8]) {
+        let mut sent = 0;
+        let now = !self.signals.is_corked() || ciphertext.len() >= DIRECT;
+        if state.queue.is_empty() && now && !state.blocked {
+            match self.try_write(state, &[IoSlice::new(ciphertext)]) {
+                Some(len) => sent = len,
+                None => return,
+            }
+        }
+        let rest = &ciphertext[sent..];
+        if !rest.is_empty() {
+            lent::equip(&mut state.queue);
+            state.queue.extend(rest);
+            state.flow.add(rest.len());
+        }
+    }
+
+    /// Has the driver make a handshake, before anything else is received. What is queued is sent
+    /// before.
+    pub(super) fn upgrade(&self, handshake: Handshake) -> io::Result<()> {
+        let mut state = self.lock();
+        state.check_upgrade()?;
+        state.tls = Some(Secure::handshaking(Some(Box::new(handshake))));
+        self.call_driver(&state);
+        Ok(())
+    }
+
+    /// The handshake is done: what was written meanwhile is encrypted.
+    pub(super) fn install(&self, handshake: Handshake) {
+        let (mut secure, out) = handshake.finish();
+        let mut state = self.lock();
+        let early = match state.tls.take().map(|secure| secure.stage) {
+            Some(Stage::Handshaking { early, .. }) => early,
+            _ => Vec::new(),
+        };
+        if !out.is_empty() {
+            lent::equip(&mut state.queue);
+            state.queue.extend(out);
+        }
+        if let Stage::Up(session) = &mut secure.stage {
+            if let Err(error) = self.encrypt(&mut state, session, &early) {
+                self.fail(&mut state, error);
+            }
+        }
+        state.tls = Some(Box::new(secure));
+        self.settle(&mut state);
+        state.life.waiters.wake();
+        self.call_driver(&state);
+    }
+
+    /// Tells the peer that nothing more is written.
+    pub(super) fn say_goodbye(&self, state: &mut State) {
+        let Some(mut secure) = state.tls.take() else {
+            return;
+        };
+        if let Stage::Up(session) = &mut secure.stage {
+            let (queue, goodbye) = (&mut state.queue, &mut secure.goodbye);
+            let said = session.close(|ciphertext| {
+                lent::equip(queue);
+                queue.extend(ciphertext);
+                *goodbye = ciphertext.len();
+            });
+            if let Err(error) = said {
+                self.fail(state, error);
+            }
+        }
+        state.tls = Some(secure);
+        self.settle(state);
+    }
+
+    /// Whether there is something to deliver before anything is received.
+    pub(super) fn has_input(&self) -> bool {
+        self.lock()
+            .session()
+            .is_some_and(|session| session.has_input())
+    }
+
+    /// How many bytes wait to be delivered, if any.
+    pub(super) fn pending(&self) -> Option<usize> {
+        let mut state = self.lock();
+        let pending = state.session().map(|session| session.pending());
+        pending.filter(|len| *len > 0)
+    }
+
+    /// Receives and decrypts; 0 is the peer's close_notify.
+    pub(super) fn poll_decrypt(
+        &self,
+        cx: &mut Context<'_>,
+        stream: &Stream,
+        buf: &mut [u8],
+    ) -> Poll<io::Result<usize>> {
+        let mut state = self.lock();
+        let Some(session) = state.session() else {
+            return Poll::Pending;
+        };
+        let read = |into: &mut [u8]| stream.poll_read(cx, &mut [IoSliceMut::new(into)]);
+        let result = session.poll_read(buf, read);
+        // Answers and alerts, the last of which go out now or never.
+        let out = session.take_out();
+        if !out.is_empty() {
+            lent::equip(&mut state.queue);
+            state.queue.extend(out);
+            self.flush(&mut state);
+            state.blocked = false;
+            if state.has_work() {
+                self.call_driver(&state);
+            }
+        }
+        result
+    }
+
+    /// Receives what nobody wants any more; 0 is the peer's close_notify.
+    pub(super) fn poll_discard(
+        &self,
+        cx: &mut Context<'_>,
+        stream: &Stream,
+    ) -> Poll<io::Result<usize>> {
+        if !self.has_input() {
+            ready!(stream.poll_readable(cx))?;
+        }
+        lent::with(|buf| self.poll_decrypt(cx, stream, buf))
+    }
+}
+
+impl State {
+    fn session(&mut self) -> Option<&mut Session> {
+        match self.tls.as_deref_mut() {
+            Some(Secure {
+                stage: Stage::Up(session),
+                ..
+            }) => Some(session),
+            _ => None,
+        }
+    }
+
+    /// Whether a connection can begin to speak TLS.
+    pub(super) fn check_upgrade(&self) -> io::Result<()> {
+        use crate::endpoint::stream::shared::Writing;
+        use crate::error::{closed, invalid};
+
+        if self.life.phase != Phase::Open {
+            return Err(closed("the connection"));
+        }
+        if self.tls.is_some() {
+            return Err(invalid("the connection speaks TLS already"));
+        }
+        if self.writing != Writing::Open {
+            return Err(invalid("start_tls after write_eof"));
+        }
+        Ok(())
+    }
+
+    /// A handshake that the driver is to make.
+    pub(super) fn take_upgrade(&mut self) -> Option<Box<Handshake>> {
+        match self.tls.as_deref_mut() {
+            Some(Secure {
+                stage: Stage::Handshaking { upgrade, .. },
+                ..
+            }) => upgrade.take(),
+            _ => None,
+        }
+    }
+
+    /// Whether a handshake is under way.
+    pub(super) fn is_handshaking(&self) -> bool {
+        let stage = self.tls.as_deref().map(|secure| &secure.stage);
+        matches!(stage, Some(Stage::Handshaking { .. }))
+    }
+
+    /// Whether so many bytes at the end of the queue are close_notify alone, which a peer that has
+    /// gone need not be told.
+    pub(super) fn is_goodbye(&self, len: usize) -> bool {
+        let goodbye = self.tls.as_deref().map_or(0, |secure| secure.goodbye);
+        self.life.phase == Phase::Closing && len <= goodbye
+    }
+
+    /// How long closing may take.
+    pub(super) fn shutdown_timeout(&self) -> Duration {
+        self.tls
+            .as_deref()
+            .map_or(Duration::ZERO, |secure| secure.shutdown)
+    }
+
+    pub(super) fn tls_info(&self) -> Option<TlsInfo> {
+        self.tls.as_deref().and_then(Secure::info)
+    }
+
+    /// The end: only what was agreed on is kept, if somebody may ask.
+    pub(super) fn end_tls(&mut self, somebody: bool) {
+        if let Some(secure) = &mut self.tls {
+            let info = somebody.then(|| secure.info()).flatten();
+            secure.stage = Stage::Over(info);
+        }
+    }
+}
+
+/// Slices one after the other.
+trait Concat {
+    fn concat_slices(&self) -> Vec<u8>;
+}
+
+impl Concat for [IoSlice<'_>] {
+    fn concat_slices(&self) -> Vec<u8> {
+        let mut all = Vec::with_capacity(self.iter().map(|buf| buf.len()).sum());
+        self.iter().for_each(|buf| all.extend_from_slice(buf));
+        all
+    }
+}

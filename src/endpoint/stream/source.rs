@@ -1,0 +1,47 @@
+//! Where a connection's driver receives from: its socket, and TLS if it speaks that.
+
+use std::io::{self, IoSliceMut};
+use std::task::{Context, Poll};
+
+#[cfg(feature = "tls")]
+use crate::endpoint::stream::shared::Shared;
+use crate::sys::{Stream, StreamOps};
+
+pub(crate) struct Source<'a> {
+    pub(super) stream: &'a Stream,
+    /// What decrypts, if that is to be done.
+    #[cfg(feature = "tls")]
+    pub(super) secure: Option<&'a Shared>,
+}
+
+impl Source<'_> {
+    /// Ready if it is worth to read.
+    pub(super) fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        #[cfg(feature = "tls")]
+        if self.secure.is_some_and(Shared::has_input) {
+            return Poll::Ready(Ok(()));
+        }
+        self.stream.poll_readable(cx)
+    }
+
+    /// How many bytes wait to be delivered, where that is known.
+    pub(super) fn size_hint(&self) -> Option<usize> {
+        #[cfg(feature = "tls")]
+        return self.secure.and_then(Shared::pending);
+        #[cfg(not(feature = "tls"))]
+        None
+    }
+
+    /// Gives bytes for the protocol; 0 is the end.
+    pub(super) fn poll_read(
+        &self,
+        cx: &mut Context<'_>,
+        buf: &mut [u8],
+    ) -> Poll<io::Result<usize>> {
+        #[cfg(feature = "tls")]
+        if let Some(secure) = self.secure {
+            return secure.poll_decrypt(cx, self.stream, buf);
+        }
+        self.stream.poll_read(cx, &mut [IoSliceMut::new(buf)])
+    }
+}

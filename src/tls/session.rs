@@ -1,0 +1,459 @@
+//! One end of a TLS connection, without sockets: ciphertext in, plaintext out, and the reverse.
+//!
+//! On rustls' interface without buffers: what is received is decrypted where it was received to,
+//! and an idle connection holds no buffer at all.
+
+use std::io;
+use std::sync::Arc;
+use std::task::{ready, Poll};
+
+use rustls::client::{ClientConfig, UnbufferedClientConnection};
+use rustls::pki_types::ServerName;
+use rustls::server::{Acceptor, ServerConfig, UnbufferedServerConnection};
+use rustls::unbuffered::{ConnectionState, EncodeError, EncryptError, UnbufferedStatus};
+use rustls::{CommonState, Error};
+
+use crate::tls::backlog::Backlog;
+use crate::tls::lent;
+use crate::tls::TlsInfo;
+
+/// Plaintext that is encrypted in one go: four of the largest records.
+const PIECE: usize = 64 * 1024;
+
+/// Ciphertext received at least, if so much is there: the largest record.
+const LEAST: usize = 17 * 1024;
+
+pub(crate) struct Session {
+    side: Side,
+    /// Looks for the name that a client asks for, in its first message.
+    hello: Option<Box<Acceptor>>,
+    server_name: Option<Box<str>>,
+    /// Received, not decrypted yet.
+    incoming: Backlog,
+    /// rustls has not said that it needs more than what is there.
+    unprocessed: bool,
+    /// Decrypted, not delivered yet.
+    plain: Backlog,
+    /// What is to be sent before anything else.
+    out: Vec<u8>,
+    peer_closed: bool,
+    /// close_notify has been made.
+    closed: bool,
+    failure: Option<Error>,
+}
+
+enum Side {
+    Client(UnbufferedClientConnection),
+    Server(UnbufferedServerConnection),
+}
+
+/// Has rustls look at the input, whichever side this is.
+macro_rules! process {
+    ($side:expr, $input:expr, $then:expr) => {
+        match $side {
+            Side::Client(conn) => $then(conn.process_tls_records($input)),
+            Side::Server(conn) => $then(conn.process_tls_records($input)),
+        }
+    };
+}
+
+/// What became of one look at the input.
+enum Step {
+    Again,
+    /// Nothing happens without more input.
+    Blocked,
+}
+
+/// What is to be made of plaintext, when rustls is ready for it.
+enum Outgoing<'a> {
+    Data(&'a [u8]),
+    CloseNotify,
+}
+
+impl Session {
+    pub(crate) fn client(
+        config: Arc<ClientConfig>,
+        name: ServerName<'static>,
+    ) -> Result<Session, Error> {
+        let conn = UnbufferedClientConnection::new(config, name)?;
+        Ok(Session::new(Side::Client(conn), None))
+    }
+
+    pub(crate) fn server(config: Arc<ServerConfig>) -> Result<Session, Error> {
+        if config.max_early_data_size > 0 {
+            // It may be somebody else's replay, which nobody above could tell.
+            let why = "max_early_data_size is not 0, and early data is not supported";
+            return Err(Error::General(why.into()));
+        }
+        let conn = UnbufferedServerConnection::new(config)?;
+        Ok(Session::new(Side::Server(conn), Some(Box::default())))
+    }
+
+    fn new(side: Side, hello: Option<Box<Acceptor>>) -> Session {
+        Session {
+            side,
+            hello,
+            server_name: None,
+            incoming: Backlog::default(),
+            unprocessed: true,
+            plain: Backlog::default(),
+            out: Vec::new(),
+            peer_closed: false,
+            closed: false,
+            failure: None,
+        }
+    }
+
+    fn common(&self) -> &CommonState {
+        match &self.side {
+            Side::Client(conn) => conn,
+            Side::Server(conn) => conn,
+        }
+    }
+
+    pub(crate) fn is_handshaking(&self) -> bool {
+        self.common().is_handshaking()
+    }
+
+    /// Decrypted bytes that wait to be delivered.
+    pub(crate) fn pending(&self) -> usize {
+        self.plain.as_slice().len()
+    }
+
+    /// Whether `poll_read` has something to give, or to look at, before it reads.
+    pub(crate) fn has_input(&self) -> bool {
+        self.pending() > 0 || self.peer_closed || self.unprocessed
+    }
+
+    /// What is to be sent before anything else: to be asked for after every other call.
+    pub(crate) fn take_out(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.out)
+    }
+
+    pub(crate) fn info(&self) -> TlsInfo {
+        TlsInfo::new(self.common(), self.server_name.as_deref())
+    }
+
+    /// Goes on with the handshake: ready when it is done or there is something to send.
+    pub(crate) fn poll_handshake(
+        &mut self,
+        mut read: impl FnMut(&mut [u8]) -> Poll<io::Result<usize>>,
+    ) -> Poll<io::Result<()>> {
+        while self.is_handshaking() && self.out.is_empty() {
+            match self.unprocessed {
+                true => self.process_kept(&mut []).map(drop)?,
+                false => ready!(self.poll_fill(&mut [], LEAST, &mut read)).map(drop)?,
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Delivers plaintext; 0 is the end that the peer has announced. `UnexpectedEof` is one that
+    /// it has not.
+    pub(crate) fn poll_read(
+        &mut self,
+        dest: &mut [u8],
+        mut read: impl FnMut(&mut [u8]) -> Poll<io::Result<usize>>,
+    ) -> Poll<io::Result<usize>> {
+        if dest.is_empty() {
+            return Poll::Ready(Ok(0));
+        }
+        loop {
+            let len = self.plain.take(dest);
+            if len > 0 || self.peer_closed {
+                return Poll::Ready(Ok(len));
+            }
+            let len = match self.unprocessed {
+                true => self.process_kept(dest)?,
+                // Plaintext is a little shorter than its ciphertext.
+                false => ready!(self.poll_fill(dest, dest.len() + LEAST / 16, &mut read))?,
+            };
+            if len > 0 {
+                return Poll::Ready(Ok(len));
+            }
+        }
+    }
+
+    /// Looks at what was received before.
+    fn process_kept(&mut self, dest: &mut [u8]) -> io::Result<usize> {
+        let mut kept = std::mem::take(&mut self.incoming);
+        let result = self.process(kept.as_mut_slice(), dest);
+        let (used, delivered) = result?;
+        kept.consume(used);
+        self.incoming = kept;
+        Ok(delivered)
+    }
+
+    /// Receives about `amount` bytes into the thread's buffer, after what is left from before, and
+    /// looks at them there.
+    fn poll_fill(
+        &mut self,
+        dest: &mut [u8],
+        amount: usize,
+        read: &mut impl FnMut(&mut [u8]) -> Poll<io::Result<usize>>,
+    ) -> Poll<io::Result<usize>> {
+        lent::with_received(|buf| {
+            let kept = self.incoming.as_slice().len();
+            let end = (kept + amount).clamp(kept + LEAST, lent::LEN.max(kept + LEAST));
+            if buf.len() < end {
+                buf.resize(end, 0);
+            }
+            let len = ready!(read(&mut buf[kept..end]))?;
+            if len == 0 {
+                return Poll::Ready(Err(io::Error::new(
+                    io::ErrorKind::UnexpectedEof,
+                    "the connection has ended without TLS's close_notify: data may be missing",
+                )));
+            }
+            let end = kept + len;
+            buf[..kept].copy_from_slice(self.incoming.as_slice());
+            self.look_for_name(&buf[kept..end]);
+            let (used, delivered) = self.process(&mut buf[..end], dest)?;
+            self.incoming.replace(&buf[used..end]);
+            Poll::Ready(Ok(delivered))
+        })
+    }
+
+    /// Has rustls go through the input until `dest` is full or it needs more; gives how much of
+    /// the input is done with, and how much of `dest` is full.
+    fn process(&mut self, input: &mut [u8], dest: &mut [u8]) -> io::Result<(usize, usize)> {
+        if let Some(failure) = &self.failure {
+            return Err(error(failure.clone()));
+        }
+        let (mut used, mut delivered) = (0, 0);
+        self.unprocessed = true;
+        while delivered < dest.len() || self.is_handshaking() || self.common().wants_write() {
+            let mut sinks = Sinks {
+                dest: &mut dest[delivered..],
+                delivered: 0,
+                plain: &mut self.plain,
+                out: &mut self.out,
+                peer_closed: &mut self.peer_closed,
+            };
+            let (discard, step) = process!(&mut self.side, &mut input[used..], |status| sinks
+                .step(status));
+            delivered += sinks.delivered;
+            used += discard;
+            match step {
+                Ok(Step::Again) => {}
+                Ok(Step::Blocked) => {
+                    self.unprocessed = false;
+                    break;
+                }
+                Err(failure) => return Err(self.fail(failure)),
+            }
+        }
+        Ok((used, delivered))
+    }
+
+    /// The end of everything but the alert that tells the peer why.
+    fn fail(&mut self, failure: Error) -> io::Error {
+        while self.common().wants_write() {
+            let mut sinks = Sinks {
+                dest: &mut [],
+                delivered: 0,
+                plain: &mut self.plain,
+                out: &mut self.out,
+                peer_closed: &mut self.peer_closed,
+            };
+            // What is to be sent comes before any look at the input.
+            if process!(&mut self.side, &mut [], |status| sinks.step(status))
+                .1
+                .is_err()
+            {
+                break;
+            }
+        }
+        self.failure = Some(failure.clone());
+        error(failure)
+    }
+
+    /// Encrypts from the front as much as goes in one go into the buffer that `sink` is given.
+    pub(crate) fn encrypt(&mut self, plain: &[u8], sink: impl FnOnce(&[u8])) -> io::Result<usize> {
+        if self.closed {
+            let why = "write after close_notify";
+            return Err(io::Error::new(io::ErrorKind::BrokenPipe, why));
+        }
+        let piece = &plain[..plain.len().min(PIECE)];
+        self.send(Outgoing::Data(piece), sink)?;
+        Ok(piece.len())
+    }
+
+    /// Tells the peer that nothing more comes. Again, it does nothing.
+    pub(crate) fn close(&mut self, sink: impl FnOnce(&[u8])) -> io::Result<()> {
+        if std::mem::replace(&mut self.closed, true) {
+            return Ok(());
+        }
+        self.send(Outgoing::CloseNotify, sink)
+    }
+
+    fn send(&mut self, outgoing: Outgoing<'_>, sink: impl FnOnce(&[u8])) -> io::Result<()> {
+        if let Some(failure) = &self.failure {
+            return Err(error(failure.clone()));
+        }
+        let mut kept = std::mem::take(&mut self.incoming);
+        let result = lent::with_sent(|buf| loop {
+            let mut sinks = Sinks {
+                dest: &mut [],
+                delivered: 0,
+                plain: &mut self.plain,
+                out: &mut self.out,
+                peer_closed: &mut self.peer_closed,
+            };
+            let (discard, sent) = process!(&mut self.side, kept.as_mut_slice(), |status| sinks
+                .send(status, &outgoing, buf));
+            kept.consume(discard);
+            match sent {
+                Ok(Some(len)) => {
+                    sink(&buf[..len]);
+                    break Ok(());
+                }
+                Ok(None) => {}
+                Err(failure) => break Err(failure),
+            }
+        });
+        self.incoming = kept;
+        result.map_err(|failure| self.fail(failure))
+    }
+
+    /// The name that the client asks for, which rustls tells in its other interface only.
+    fn look_for_name(&mut self, received: &[u8]) {
+        let Some(hello) = &mut self.hello else {
+            return;
+        };
+        let mut received = received;
+        while !received.is_empty() {
+            match hello.read_tls(&mut received) {
+                Ok(1..) => {}
+                Ok(0) | Err(_) => break,
+            }
+        }
+        match hello.accept() {
+            Ok(None) => return,
+            Ok(Some(accepted)) => {
+                self.server_name = accepted.client_hello().server_name().map(Box::from);
+            }
+            // The handshake will say so.
+            Err(_) => {}
+        }
+        self.hello = None;
+    }
+}
+
+/// Where the results of processing go.
+struct Sinks<'a> {
+    dest: &'a mut [u8],
+    delivered: usize,
+    plain: &'a mut Backlog,
+    out: &'a mut Vec<u8>,
+    peer_closed: &'a mut bool,
+}
+
+impl Sinks<'_> {
+    /// Takes in what rustls has found; gives how much of the input is done with.
+    fn step<D>(&mut self, status: UnbufferedStatus<'_, '_, D>) -> (usize, Result<Step, Error>) {
+        let mut discard = status.discard;
+        let step = match status.state {
+            Ok(ConnectionState::ReadTraffic(mut traffic)) => loop {
+                match traffic.next_record() {
+                    Some(Ok(record)) => {
+                        discard += record.discard;
+                        self.deliver(record.payload);
+                    }
+                    Some(Err(error)) => break Err(error),
+                    None => break Ok(Step::Again),
+                }
+            },
+            Ok(ConnectionState::EncodeTlsData(mut data)) => {
+                let before = self.out.len();
+                let mut result = data.encode(&mut []);
+                if let Err(EncodeError::InsufficientSize(needed)) = result {
+                    self.out.resize(before + needed.required_size, 0);
+                    result = data.encode(&mut self.out[before..]);
+                }
+                match result {
+                    Ok(_) => Ok(Step::Again),
+                    Err(error) => Err(Error::General(error.to_string())),
+                }
+            }
+            // It will be, by whoever asks for `out`.
+            Ok(ConnectionState::TransmitTlsData(data)) => {
+                data.done();
+                Ok(Step::Again)
+            }
+            Ok(ConnectionState::PeerClosed) => {
+                *self.peer_closed = true;
+                Ok(Step::Again)
+            }
+            Ok(
+                ConnectionState::BlockedHandshake
+                | ConnectionState::WriteTraffic(_)
+                | ConnectionState::Closed,
+            ) => Ok(Step::Blocked),
+            Ok(state) => Err(Error::General(format!("unknown state: {state:?}"))),
+            Err(error) => Err(error),
+        };
+        (discard, step)
+    }
+
+    fn deliver(&mut self, payload: &[u8]) {
+        let room = self.dest.len() - self.delivered;
+        let (now, later) = payload.split_at(payload.len().min(room));
+        self.dest[self.delivered..][..now.len()].copy_from_slice(now);
+        self.delivered += now.len();
+        self.plain.append(later);
+    }
+
+    /// Encrypts into `buf`, after all that has to go before, if rustls is ready for it; gives the
+    /// length then.
+    fn send<D>(
+        &mut self,
+        status: UnbufferedStatus<'_, '_, D>,
+        outgoing: &Outgoing<'_>,
+        buf: &mut Vec<u8>,
+    ) -> (usize, Result<Option<usize>, Error>) {
+        let discard = status.discard;
+        let mut traffic = match status.state {
+            Ok(ConnectionState::WriteTraffic(traffic)) => traffic,
+            Ok(ConnectionState::Closed) => {
+                let state = Err(Error::General("closed".into()));
+                return (discard, state);
+            }
+            Ok(ConnectionState::BlockedHandshake) => {
+                return (discard, Err(Error::HandshakeNotComplete));
+            }
+            state => {
+                let (discard, step) = self.step(UnbufferedStatus { discard, state });
+                return (discard, step.map(|_| None));
+            }
+        };
+        let before = self.out.len();
+        if buf.len() < before {
+            buf.resize(before, 0);
+        }
+        buf[..before].copy_from_slice(self.out);
+        loop {
+            let result = match outgoing {
+                Outgoing::Data(plain) => traffic.encrypt(plain, &mut buf[before..]),
+                Outgoing::CloseNotify => traffic.queue_close_notify(&mut buf[before..]),
+            };
+            let result = match result {
+                Ok(len) => {
+                    *self.out = Vec::new();
+                    Ok(Some(before + len))
+                }
+                Err(EncryptError::InsufficientSize(needed)) => {
+                    buf.resize(before + needed.required_size, 0);
+                    continue;
+                }
+                Err(EncryptError::EncryptExhausted) => Err(Error::EncryptError),
+            };
+            return (discard, result);
+        }
+    }
+}
+
+/// What rustls says, as the crate's errors are.
+pub(crate) fn error(error: Error) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, error)
+}

@@ -1,0 +1,52 @@
+"""An asyncio peer that speaks TLS over a Unix socket.
+
+tls_peer.py serve PATH CERT KEY        echoes until it is killed
+tls_peer.py connect PATH CA NAME SIZE  sends SIZE bytes, checks that they come back, closes, and
+                                       prints `echo`, the number of bytes and the version of TLS
+"""
+
+import asyncio
+import ssl
+import sys
+
+
+async def echo(reader, writer):
+    try:
+        while data := await reader.read(65536):
+            writer.write(data)
+            await writer.drain()
+        writer.close()
+        await writer.wait_closed()
+        print("closed", flush=True)
+    except OSError as error:
+        print(f"failed: {error!r}", flush=True)
+
+
+async def serve(path, cert, key):
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(cert, key)
+    server = await asyncio.start_unix_server(echo, path, ssl=context)
+    print(f"listening on {path}", flush=True)
+    await server.serve_forever()
+
+
+async def connect(path, ca, name, size):
+    context = ssl.create_default_context(cafile=ca)
+    reader, writer = await asyncio.open_unix_connection(path, ssl=context, server_hostname=name)
+    data = bytes(n % 251 for n in range(int(size)))
+
+    async def send():
+        for at in range(0, len(data), 100_000):
+            writer.write(data[at : at + 100_000])
+            await writer.drain()
+
+    _, back = await asyncio.gather(send(), reader.readexactly(len(data)))
+    if back != data:
+        raise ValueError("what came back is different")
+    version = writer.get_extra_info("ssl_object").version()
+    writer.close()
+    await writer.wait_closed()
+    print("echo", len(back), version, flush=True)
+
+
+asyncio.run({"serve": serve, "connect": connect}[sys.argv[1]](*sys.argv[2:]))
