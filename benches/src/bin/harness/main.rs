@@ -23,7 +23,7 @@ use std::thread;
 
 use options::{invalid, Options, USAGE};
 
-const COMMANDS: [&str; 11] = [
+const COMMANDS: [&str; 12] = [
     "size",
     "syscalls",
     "udp-ping-pong",
