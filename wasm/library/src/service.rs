@@ -38,7 +38,9 @@ impl Guest for Library {
             let mut served = 0;
             while served < count {
                 let (len, from) = socket.recv_from(&mut buf).await?;
-                socket.send_to(&buf[..len].to_ascii_uppercase(), &from).await?;
+                socket
+                    .send_to(&buf[..len].to_ascii_uppercase(), &from)
+                    .await?;
                 served += 1;
             }
             set_address(None);
