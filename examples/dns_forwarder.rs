@@ -356,6 +356,9 @@ async fn serve(listen: &str, upstream: &str) -> io::Result<()> {
     clients.closed().await
 }
 
+// On WASI 0.3 this has main started; elsewhere it is nothing.
+coracle::wasi_main!();
+
 fn main() -> io::Result<()> {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let [listen, upstream] = &args[..] else {

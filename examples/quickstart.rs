@@ -85,6 +85,9 @@ async fn connection() -> io::Result<()> {
     Ok(())
 }
 
+// On WASI 0.3 this has main started; elsewhere it is nothing.
+coracle::wasi_main!();
+
 fn main() -> io::Result<()> {
     coracle::block_on(async {
         datagrams().await?;

@@ -311,6 +311,9 @@ async fn serve(addr: &str, control: &str) -> io::Result<()> {
     Ok(())
 }
 
+// On WASI 0.3 this has main started; elsewhere it is nothing.
+coracle::wasi_main!();
+
 fn main() -> io::Result<()> {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let [addr, control] = &args[..] else {

@@ -72,6 +72,9 @@ mod secured {
     }
 }
 
+// On WASI 0.3 this has main started; elsewhere it is nothing.
+coracle::wasi_main!();
+
 fn main() -> ExitCode {
     let mut args: Vec<String> = std::env::args().skip(1).collect();
     let tls = ClientTls::take(&mut args);

@@ -41,6 +41,9 @@ fn with_tls(options: TcpServerOptions, _: ServerTls) -> io::Result<TcpServerOpti
     Ok(options)
 }
 
+// On WASI 0.3 this has main started; elsewhere it is nothing.
+coracle::wasi_main!();
+
 fn main() -> io::Result<()> {
     let mut args: Vec<String> = std::env::args().skip(1).collect();
     let tls = ServerTls::take(&mut args);

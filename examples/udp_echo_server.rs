@@ -19,6 +19,9 @@ impl DatagramProtocol for Echo {
     }
 }
 
+// On WASI 0.3 this has main started; elsewhere it is nothing.
+coracle::wasi_main!();
+
 fn main() -> std::io::Result<()> {
     let addr = std::env::args().nth(1).unwrap_or("127.0.0.1:9999".into());
     coracle::block_on(async {

@@ -49,6 +49,8 @@
 //!   `net::TlsStream`, and the module `tls`, by rustls. It has no cryptography of its own: the
 //!   program brings a provider.
 //! - `tls-webpki-roots`, `tls-native-certs`: root certificates, Mozilla's or the platform's.
+//! - `wasi-p3`: on WASI, version 0.3 instead of 0.2. The component decides, not a library; see
+//!   [`wasi_main`]. Without effect on other platforms.
 //!
 //! # Platforms
 //! Linux is the home, where system calls are the budget: an echoed datagram or message costs three,
@@ -61,6 +63,8 @@ mod address;
 mod batch;
 mod budget;
 mod endpoint;
+#[macro_use]
+mod entry;
 mod error;
 pub mod net;
 mod runtime;
@@ -105,3 +109,6 @@ pub use crate::endpoint::stream::{
 pub use crate::net::Family;
 pub use crate::runtime::task::{spawn, Task};
 pub use crate::runtime::{block_on, try_block_on, yield_now, YieldNow};
+
+#[cfg(test)]
+wasi_main!();

@@ -68,6 +68,8 @@ impl WakerSlots {
     }
 
     /// Moves all wakers to `into`, to be woken where no lock is held.
+    // Not every backend has a list to move them to.
+    #[allow(dead_code)]
     pub(crate) fn take(&mut self, into: &mut Vec<Waker>) {
         into.extend(self.first.take());
         if let Some(mut others) = self.others.take() {

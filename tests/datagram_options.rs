@@ -299,7 +299,7 @@ fn what_the_platform_lacks_is_refused_by_name() {
             let error = refusal(given).await;
             assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
             let text = error.to_string();
-            assert!(text.contains(name) && text.contains("WASI 0.2"), "{text}");
+            assert!(text.contains(name) && text.contains("WASI 0."), "{text}");
         }
     });
 }

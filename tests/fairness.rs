@@ -9,6 +9,8 @@ use coracle::net::UdpSocket;
 use coracle::time::sleep;
 use coracle::{create_datagram_endpoint, on_datagram, spawn, DatagramOptions};
 
+coracle::wasi_main!();
+
 /// Runs until a timer and a datagram of another socket have had their turn.
 async fn others_have_their_turn() {
     sleep(Duration::from_millis(5)).await;

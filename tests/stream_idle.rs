@@ -21,6 +21,8 @@ use coracle::{
 };
 use trace::{calls_for, own_role};
 
+coracle::wasi_main!();
+
 /// What the other tests run: no test in itself.
 #[test]
 fn as_a_child() {

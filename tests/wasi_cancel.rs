@@ -19,7 +19,9 @@ use common::stream::{Log as StreamLog, Recorder as StreamRecorder};
 use common::{block_on_within, local_v4, settle, to, Log, Recorder};
 use coracle::net::{resolve, Family, RecvBatch, SendBatch, TcpListener, TcpStream, UdpSocket};
 use coracle::time::{interval, sleep, timeout};
-use coracle::wasi::{stdin, stdout, AsyncPollable};
+#[cfg(not(feature = "wasi-p3"))]
+use coracle::wasi::AsyncPollable;
+use coracle::wasi::{stdin, stdout};
 use coracle::{
     create_connection, create_datagram_endpoint, create_server, spawn, yield_now, Address,
     TcpOptions, TcpServerOptions,
@@ -28,6 +30,7 @@ use futures_lite::future::{or, zip};
 use futures_lite::io::{AsyncReadExt, AsyncWriteExt};
 use futures_lite::StreamExt;
 use giving_up::give_up_when_woken;
+#[cfg(not(feature = "wasi-p3"))]
 use wasip2::clocks::monotonic_clock::subscribe_duration;
 
 /// Gives the work up after its first, second, third poll and so on, until it ends before that:
@@ -286,10 +289,15 @@ fn names_and_time() {
 
 #[test]
 fn pollables_and_standard_streams() {
-    give_up_everywhere(2, || async {
-        let timer = AsyncPollable::new(subscribe_duration(1_000_000));
-        timer.ready().await.unwrap();
-        timer.ready().await.unwrap();
+    // On 0.3 there are no pollables, and output is taken at once.
+    let least = if cfg!(feature = "wasi-p3") { 1 } else { 2 };
+    give_up_everywhere(least, || async {
+        #[cfg(not(feature = "wasi-p3"))]
+        {
+            let timer = AsyncPollable::new(subscribe_duration(1_000_000));
+            timer.ready().await.unwrap();
+            timer.ready().await.unwrap();
+        }
         let mut output = stdout();
         output.write_all(&[b'.'; 200_000]).await.unwrap();
         output.write_all(b"\n").await.unwrap();

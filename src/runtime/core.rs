@@ -2,6 +2,7 @@
 //! system call.
 
 use std::future::Future;
+use std::ops::DerefMut;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -16,16 +17,16 @@ use crate::sys::{clock, Step};
 const BUDGET: usize = 128;
 
 /// One `block_on`: its root future and the tasks spawned meanwhile.
-pub(crate) struct Core<'a, F: Future> {
+pub(crate) struct Core<P: DerefMut<Target: Future>> {
     local: Rc<Local>,
-    root: Pin<&'a mut F>,
+    root: Pin<P>,
     root_waker: Waker,
-    output: Option<F::Output>,
+    output: Option<<P::Target as Future>::Output>,
     due: Vec<Waker>,
 }
 
-impl<'a, F: Future> Core<'a, F> {
-    pub(crate) fn new(local: Rc<Local>, root: Pin<&'a mut F>) -> Core<'a, F> {
+impl<P: DerefMut<Target: Future>> Core<P> {
+    pub(crate) fn new(local: Rc<Local>, root: Pin<P>) -> Core<P> {
         let root_waker = Waker::from(Arc::new(RootWaker(local.shared.clone())));
         root_waker.wake_by_ref();
         Core {
@@ -78,7 +79,7 @@ impl<'a, F: Future> Core<'a, F> {
     }
 
     /// The root future's value, once `step` has said `Done`.
-    pub(crate) fn into_output(self) -> Option<F::Output> {
+    pub(crate) fn into_output(self) -> Option<<P::Target as Future>::Output> {
         self.output
     }
 }

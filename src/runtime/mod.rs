@@ -2,6 +2,8 @@
 
 pub(crate) mod context;
 mod core;
+#[cfg(all(target_os = "wasi", feature = "wasi-p3"))]
+pub(crate) mod hosted;
 pub(crate) mod queue;
 pub(crate) mod task;
 

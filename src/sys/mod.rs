@@ -49,10 +49,22 @@ mod polling;
 #[cfg(any(unix, windows))]
 use self::polling as backend;
 #[cfg(all(target_os = "wasi", target_env = "p2"))]
+mod wasi;
+#[cfg(all(target_os = "wasi", target_env = "p2", not(feature = "wasi-p3")))]
 mod wasi_p2;
-#[cfg(all(target_os = "wasi", target_env = "p2"))]
+#[cfg(all(target_os = "wasi", target_env = "p2", not(feature = "wasi-p3")))]
 use self::wasi_p2 as backend;
+#[cfg(all(target_os = "wasi", target_env = "p2", feature = "wasi-p3"))]
+mod wasi_p3;
+#[cfg(all(target_os = "wasi", target_env = "p2", feature = "wasi-p3"))]
+use self::wasi_p3 as backend;
 
+#[cfg(all(target_os = "wasi", feature = "wasi-p3"))]
+pub use self::backend::run_main;
+#[cfg(all(target_os = "wasi", not(feature = "wasi-p3")))]
+pub use self::backend::AsyncPollable;
+#[cfg(all(target_os = "wasi", feature = "wasi-p3"))]
+pub(crate) use self::backend::Host;
 #[cfg(unix)]
 pub use self::backend::PeerCred;
 pub use self::backend::Socket;
@@ -61,7 +73,7 @@ pub(crate) use self::backend::{
     Reactor, Stream, PLATFORM,
 };
 #[cfg(target_os = "wasi")]
-pub use self::backend::{stderr, stdin, stdout, AsyncPollable, Input, Output};
+pub use self::backend::{stderr, stdin, stdout, Input, Output};
 
 /// What the scheduler tells the loop that steps it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

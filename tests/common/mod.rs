@@ -33,6 +33,9 @@ use coracle::{
     DatagramTransport, ProtocolHandle,
 };
 
+// The harness waits, too.
+coracle::wasi_main!();
+
 /// How long anything may take before it counts as hanging.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 

@@ -12,9 +12,8 @@ use wasip2::io::poll::{poll, Pollable};
 
 use super::leaving::{put_back, take_leaving, wait_for_all};
 use super::pollable::Slot;
+use crate::sys::wasi::NO_RUNTIME;
 use crate::sys::{clock, NotifierOps, ReactorOps, Step};
-
-pub(super) const NO_RUNTIME: &str = "no coracle runtime is running: use coracle::block_on";
 
 /// So many pollables cost the host less than a receive that finds nothing.
 const SHORT: usize = 8;

@@ -9,18 +9,9 @@ use wasip2::sockets::network::ErrorCode;
 
 use super::convert::{error, ip_from_wasi};
 use super::pollable::wait;
-use crate::error::{context, unsupported};
-use crate::sys::caps::Family;
+use crate::error::context;
+use crate::sys::wasi::lookup::{is_wanted, no_lookup, port};
 use crate::sys::Lookup;
-
-/// The numbers of `AI_*` as Linux has them; the host takes none of them.
-pub(crate) mod resolve_flags {
-    pub(crate) const PASSIVE: i32 = 0x1;
-    pub(crate) const NUMERIC_HOST: i32 = 0x4;
-    pub(crate) const V4_MAPPED: i32 = 0x8;
-    pub(crate) const ALL: i32 = 0x10;
-    pub(crate) const ADDR_CONFIG: i32 = 0x20;
-}
 
 /// The addresses of a host, in the host's order, with the port.
 pub(crate) async fn resolve(lookup: Lookup) -> io::Result<Vec<SocketAddr>> {
@@ -29,21 +20,7 @@ pub(crate) async fn resolve(lookup: Lookup) -> io::Result<Vec<SocketAddr>> {
 }
 
 async fn ask(lookup: &Lookup) -> io::Result<Vec<SocketAddr>> {
-    // The host's answer is one for all protocols.
-    let _ = (lookup.stream, lookup.protocol);
-    let Ok(port) = lookup.service.parse::<u16>() else {
-        return Err(unsupported(format_args!(
-            "the name of a service ('{}')",
-            lookup.service
-        )));
-    };
-    if lookup.flags & resolve_flags::NUMERIC_HOST != 0 {
-        let text = format!("'{}' is no address", lookup.host);
-        return Err(io::Error::new(io::ErrorKind::NotFound, text));
-    }
-    if lookup.flags & !(resolve_flags::PASSIVE | resolve_flags::ADDR_CONFIG) != 0 {
-        return Err(unsupported("flags"));
-    }
+    let port = port(lookup)?;
     let network = instance_network();
     let answers = resolve_addresses(&network, &lookup.host).map_err(failure)?;
     let mut addrs = Vec::new();
@@ -51,8 +28,7 @@ async fn ask(lookup: &Lookup) -> io::Result<Vec<SocketAddr>> {
         match answers.resolve_next_address() {
             Ok(Some(ip)) => {
                 let addr = SocketAddr::from((ip_from_wasi(ip), port));
-                let family = Family::of(&addr.into());
-                if lookup.family.is_none_or(|wanted| wanted == family) {
+                if is_wanted(lookup, addr) {
                     addrs.push(addr);
                 }
             }
@@ -66,10 +42,7 @@ async fn ask(lookup: &Lookup) -> io::Result<Vec<SocketAddr>> {
 /// A host that grants no lookup says so in no other way.
 fn failure(code: ErrorCode) -> io::Error {
     match code {
-        ErrorCode::PermanentResolverFailure => io::Error::new(
-            io::ErrorKind::PermissionDenied,
-            "permanent-resolver-failure: the host may grant this component no name lookup",
-        ),
+        ErrorCode::PermanentResolverFailure => no_lookup(),
         code => error(code),
     }
 }

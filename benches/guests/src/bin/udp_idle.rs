@@ -16,6 +16,8 @@ impl DatagramProtocol for Echo {
     }
 }
 
+coracle::wasi_main!();
+
 fn main() -> io::Result<()> {
     let idle = number("--idle")?.unwrap_or(0);
     coracle::block_on(async {

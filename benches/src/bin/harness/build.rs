@@ -86,16 +86,31 @@ pub fn guest(name: &str) -> io::Result<PathBuf> {
     Ok(directory.join(name).with_extension("wasm"))
 }
 
-/// Builds an example of the crate as a component.
-pub fn guest_example(name: &str) -> io::Result<PathBuf> {
-    let directory = wasi_build(name, &crate_root(), &["--example", name])?;
+/// Builds an example of the crate as a component, on WASI 0.2 or 0.3.
+pub fn guest_example(name: &str, on_0_3: bool) -> io::Result<PathBuf> {
+    // Apart, so that one does not replace the other.
+    let (directory, features) = match on_0_3 {
+        true => ("wasi-p3", "wasi-p3"),
+        false => ("wasi", ""),
+    };
+    let options = ["--example", name, "--features", features];
+    let directory = wasi_build_in(directory, name, &crate_root(), &options)?;
     Ok(directory.join("examples").join(name).with_extension("wasm"))
 }
 
 /// Builds with whatever the machine has for the target, and returns where the result is.
 fn wasi_build(name: &str, package: &Path, options: &[&str]) -> io::Result<PathBuf> {
+    wasi_build_in("wasi", name, package, options)
+}
+
+fn wasi_build_in(
+    directory: &str,
+    name: &str,
+    package: &Path,
+    options: &[&str],
+) -> io::Result<PathBuf> {
     // Apart from what runs here, so that the two do not wait for each other's lock.
-    let target = target()?.join("wasi");
+    let target = target()?.join(directory);
     let mut command = Command::new(setup());
     command
         .current_dir(package)

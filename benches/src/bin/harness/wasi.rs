@@ -1,4 +1,4 @@
-//! The measurements of guests: servers on WASI 0.2 under Wasmtime, with the crate's own on this
+//! The measurements of guests: servers on WASI 0.2 and 0.3 under Wasmtime, with the crate's own on this
 //! system beside them.
 
 use std::ffi::OsString;
@@ -30,11 +30,13 @@ enum Program {
     Guest(&'static str),
     /// An example of the crate, as a component.
     Example(&'static str),
+    /// The same on WASI 0.3.
+    ExampleP3(&'static str),
     /// The same, not as one.
     Native(&'static str),
 }
 
-use Program::{Example, Native};
+use Program::{Example, ExampleP3, Native};
 
 const fn guest(name: &'static str, binary: &'static str, package: &'static str) -> Guest {
     Guest {
@@ -54,34 +56,40 @@ const fn of_crate(name: &'static str, program: Program) -> Guest {
     }
 }
 
-const UDP: [Guest; 6] = [
+const UDP: [Guest; 8] = [
     of_crate("coracle", Example("udp_echo_server")),
+    of_crate("coracle-0.3", ExampleP3("udp_echo_server")),
     guest("bare-single", "bare_single", "wasip2"),
     guest("bare-list", "bare_list", "wasip2"),
     Guest {
         flags: &["--list=16"],
         ..guest("bare-list-16", "bare_list", "wasip2")
     },
+    guest("bare-0.3", "udp_p3", "wasip3"),
     guest("tokio", "udp_tokio", "tokio"),
     of_crate("coracle-native", Native("udp_echo_server")),
 ];
 
-const TCP: [Guest; 6] = [
+const TCP: [Guest; 8] = [
     of_crate("coracle", Example("tcp_echo_server")),
+    of_crate("coracle-0.3", ExampleP3("tcp_echo_server")),
     guest("bare", "tcp_bare", "wasip2"),
     Guest {
         flags: &["--accepting"],
         ..guest("bare-accepting", "tcp_bare", "wasip2")
     },
+    guest("bare-0.3", "tcp_p3", "wasip3"),
     guest("tokio", "tcp_tokio", "tokio"),
     guest("wstd", "tcp_wstd", "wstd"),
     of_crate("coracle-native", Native("tcp_echo_server")),
 ];
 
 /// Those with idle sockets besides.
-const IDLE: [Guest; 2] = [
+const IDLE: [Guest; 4] = [
     guest("coracle", "udp_idle", "coracle"),
+    guest("coracle-0.3", "udp_idle_p3", "coracle"),
     guest("bare", "bare_single", "wasip2"),
+    guest("bare-0.3", "udp_p3", "wasip3"),
 ];
 
 /// Datagrams under way: what one list of the host holds, and more.
@@ -91,7 +99,7 @@ const COUNTS: [usize; 4] = [1, 10, 100, 1000];
 
 pub fn udp(options: &Options) -> io::Result<String> {
     let servers = servers(options, &UDP, options.given(Transport::Udp))?;
-    let mut text = format!("## WASI 0.2: UDP ping-pong, {} bytes\n", options.size);
+    let mut text = format!("## WASI: UDP ping-pong, {} bytes\n", options.size);
     for pin in options.ping_pong_pins() {
         let series = interleave(options, &servers, pin, |server| {
             datagram::verify(server)?;
@@ -123,7 +131,7 @@ pub fn udp(options: &Options) -> io::Result<String> {
 
 pub fn tcp(options: &Options) -> io::Result<String> {
     let servers = servers(options, &TCP, options.given_tcp())?;
-    let mut text = format!("## WASI 0.2: TCP ping-pong, {} bytes\n", options.size);
+    let mut text = format!("## WASI: TCP ping-pong, {} bytes\n", options.size);
     for pin in options.ping_pong_pins() {
         let series = interleave(options, &servers, pin, |server| {
             stream::verify(server)?;
@@ -179,7 +187,7 @@ pub fn idle(options: &Options) -> io::Result<String> {
         }
     }
     Ok(format!(
-        "## WASI 0.2: UDP ping-pong, {} bytes, with idle sockets\n\n{pin}:\n\n{}",
+        "## WASI: UDP ping-pong, {} bytes, with idle sockets\n\n{pin}:\n\n{}",
         options.size,
         by_server(&COLUMNS, &series, &options.base)
     ))
@@ -206,8 +214,12 @@ pub fn size(options: &Options) -> io::Result<String> {
                 let features = ["--target", build::WASI, "--features", binary];
                 size::crates(&build::guests(), guest.package, &features)
             }
-            _ => {
-                let features = ["--target", build::WASI];
+            program => {
+                let feature = match program {
+                    ExampleP3(_) => "wasi-p3",
+                    _ => "",
+                };
+                let features = ["--target", build::WASI, "--features", feature];
                 size::crates(&build::crate_root(), guest.package, &features)
             }
         };
@@ -221,7 +233,7 @@ pub fn size(options: &Options) -> io::Result<String> {
     ]
     .map(str::to_owned);
     Ok(format!(
-        "## WASI 0.2: size of the components\n\n{}",
+        "## WASI: size of the components\n\n{}",
         markdown(&header, &rows)
     ))
 }
@@ -277,7 +289,8 @@ fn check_names(options: &Options) -> io::Result<()> {
 fn component(guest: &Guest) -> io::Result<PathBuf> {
     match guest.program {
         Program::Guest(binary) => build::guest(binary),
-        Example(name) | Native(name) => build::guest_example(name),
+        ExampleP3(name) => build::guest_example(name, true),
+        Example(name) | Native(name) => build::guest_example(name, false),
     }
 }
 

@@ -3,7 +3,7 @@
 use std::task::{Context, Poll};
 use std::time::Instant;
 
-use super::reactor::NO_RUNTIME;
+use super::NO_RUNTIME;
 use crate::sys::TimerOps;
 
 #[derive(Debug)]

@@ -14,7 +14,7 @@ use crate::error::unsupported;
 pub struct Socket(());
 
 impl Socket {
-    pub(super) fn refuse<T>(self) -> io::Result<T> {
+    pub(in crate::sys) fn refuse<T>(self) -> io::Result<T> {
         Err(unsupported("sock"))
     }
 }

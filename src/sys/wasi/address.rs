@@ -1,0 +1,49 @@
+//! Which addresses a host is asked about at all.
+
+use std::io;
+use std::net::SocketAddr;
+
+use crate::address::Address;
+use crate::error::invalid;
+use crate::sys::caps::Family;
+
+/// An IP address of a family, for binding.
+pub(in crate::sys) fn local(addr: &Address, family: Family) -> io::Result<SocketAddr> {
+    match addr {
+        Address::Ip(ip) if Family::of(addr) == family => Ok(*ip),
+        _ => Err(invalid(format_args!("{addr} is no {family} address"))),
+    }
+}
+
+/// An IP address of a family that something can be sent to: a host need not bear any other.
+pub(in crate::sys) fn remote(addr: &Address, family: Family) -> io::Result<SocketAddr> {
+    let ip = local(addr, family)?;
+    if ip.port() == 0 {
+        return Err(invalid(format_args!("{addr} has port 0")));
+    }
+    if ip.ip().is_unspecified() {
+        return Err(invalid(format_args!("{addr} is no address of a peer")));
+    }
+    if matches!(ip, SocketAddr::V6(v6) if v6.ip().to_ipv4_mapped().is_some()) {
+        return Err(invalid(format_args!(
+            "{addr} is an IPv4 address, which an IPv6 socket does not reach here"
+        )));
+    }
+    Ok(ip)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_host_need_not_bear_is_refused_here() {
+        for text in ["127.0.0.1:0", "0.0.0.0:1", "[::1]:1"] {
+            let error = remote(&text.parse().unwrap(), Family::Inet).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
+            assert!(error.to_string().contains(text), "{error}");
+        }
+        assert!(remote(&"[::ffff:127.0.0.1]:1".parse().unwrap(), Family::Inet6).is_err());
+        assert!(remote(&"127.0.0.1:1".parse().unwrap(), Family::Inet).is_ok());
+    }
+}

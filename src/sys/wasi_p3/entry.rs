@@ -1,0 +1,28 @@
+//! What the host starts.
+#![allow(unsafe_code)]
+
+use std::ffi::c_int;
+
+unsafe extern "C" {
+    /// The program's `main` behind the C library's preparations; for tests, the harness.
+    #[cfg(not(test))]
+    fn __main_void() -> c_int;
+    /// Around that, for tests of this crate: where `main` itself is compiled, the compiler bears no
+    /// declaration of it.
+    #[cfg(test)]
+    fn _start() -> c_int;
+}
+
+/// Runs `main`; false if it failed.
+// Not to be compiled where `main` is, either.
+#[inline(never)]
+#[doc(hidden)]
+pub fn run_main() -> bool {
+    // SAFETY: the linker defines it in every program, and the macro is for programs. It is called
+    // once: the host starts either this or what calls it otherwise.
+    #[cfg(not(test))]
+    return unsafe { __main_void() == 0 };
+    // SAFETY: as above.
+    #[cfg(test)]
+    return unsafe { _start() == 0 };
+}

@@ -1,0 +1,180 @@
+//! The loop inside an asynchronous export, which somebody else's executor polls.
+
+use std::cell::RefCell;
+use std::future::Future;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::task::{Context, Poll, Waker};
+
+use wasip3::clocks::monotonic_clock::wait_for;
+use wasip3::wit_bindgen::{StreamReader, StreamWriter};
+use wasip3::wit_stream;
+
+use super::inflight::{all_come_home, drive_all, InFlight};
+use super::leaving::{depend_on, PATIENCE};
+use super::reactor::{Notifier, Running, Timer, LOOKS};
+use super::task;
+use crate::sys::Step;
+
+/// The counterpart of the reactor: it is polled where that blocks.
+pub(crate) struct Host {
+    timer: Timer,
+    bell: Arc<Bell>,
+    /// The read that the bell ends; there is always one while the runtime waits.
+    hearing: InFlight<StreamReader<u8>>,
+    reader: Option<StreamReader<u8>>,
+    /// How long the end waits for what is still being written.
+    limit: Option<InFlight<()>>,
+}
+
+/// How a runtime's wait is ended by whoever wakes one of its tasks.
+pub(super) struct Bell {
+    /// Of the last poll.
+    task: AtomicUsize,
+    waker: Mutex<Waker>,
+    /// For another task of the component's: the host knows no other way for one to wake another
+    /// than something that the other has under way.
+    writer: Mutex<StreamWriter<u8>>,
+}
+
+thread_local! {
+    static BELLS: RefCell<Vec<Weak<Bell>>> = const { RefCell::new(Vec::new()) };
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Bell {
+    fn is_here(&self) -> bool {
+        self.task.load(Ordering::Relaxed) == task::current()
+    }
+
+    pub(super) fn ring(&self) {
+        if self.is_here() {
+            let waker = lock(&self.waker).clone();
+            waker.wake();
+            return;
+        }
+        let mut writer = lock(&self.writer);
+        let write = std::pin::pin!(writer.write(vec![0]));
+        // The reader waits: it is done at once. Otherwise it is awake.
+        let _ = task::with(|| write.poll(&mut Context::from_waker(Waker::noop())));
+    }
+}
+
+/// Has a runtime look after what it has to do by itself: preferably one that this task polls.
+pub(super) fn ring_any() {
+    let bells: Vec<_> = BELLS.with_borrow(|bells| bells.iter().filter_map(Weak::upgrade).collect());
+    let here = bells.iter().find(|bell| bell.is_here());
+    if let Some(bell) = here.or(bells.first()) {
+        bell.ring();
+    }
+}
+
+impl Host {
+    pub(crate) fn new() -> Host {
+        let (writer, reader) = wit_stream::new();
+        let bell = Arc::new(Bell {
+            task: AtomicUsize::new(task::ours()),
+            waker: Mutex::new(Waker::noop().clone()),
+            writer: Mutex::new(writer),
+        });
+        BELLS.with_borrow_mut(|bells| bells.push(Arc::downgrade(&bell)));
+        Host {
+            timer: Timer::default(),
+            bell,
+            hearing: InFlight::new(),
+            reader: Some(reader),
+            limit: None,
+        }
+    }
+
+    pub(crate) fn notifier(&self) -> Notifier {
+        Notifier(Some(self.bell.clone()))
+    }
+
+    /// Steps until there is nothing to do, or until `Done`, which is ready.
+    pub(crate) fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        step: &mut dyn FnMut() -> Step,
+    ) -> Poll<()> {
+        let _running = Running::new();
+        let _hosted = task::hosted();
+        self.polled(cx);
+        drive_all();
+        let mut looks = 0;
+        loop {
+            match step() {
+                Step::Done => return Poll::Ready(()),
+                Step::Again if looks < LOOKS => looks += 1,
+                Step::Again => {
+                    cx.waker().wake_by_ref();
+                    return Poll::Pending;
+                }
+                Step::Idle { until } => {
+                    if until.is_none_or(|until| self.timer.set(until)) && self.hear() {
+                        self.timer.wake_at_end(cx);
+                        let _ = self.hearing.wait(cx);
+                        return Poll::Pending;
+                    }
+                }
+            }
+        }
+    }
+
+    fn polled(&self, cx: &mut Context<'_>) {
+        self.bell.task.store(task::number(), Ordering::Relaxed);
+        lock(&self.bell.waker).clone_from(cx.waker());
+    }
+
+    /// Has the bell heard; false if it has rung meanwhile.
+    fn hear(&mut self) -> bool {
+        if let Some(reader) = self.hearing.take() {
+            self.reader = Some(reader);
+        }
+        let Some(mut reader) = self.reader.take() else {
+            return true;
+        };
+        let rung = self.hearing.start(async move {
+            reader.read(Vec::with_capacity(1)).await;
+            reader
+        });
+        let is_heard = rung.is_none();
+        self.reader = rung;
+        is_heard
+    }
+
+    /// After the end: waits for what is still being written, but not for ever.
+    pub(crate) fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let _running = Running::new();
+        let _hosted = task::hosted();
+        self.polled(cx);
+        drive_all();
+        if !depend_on(task::number()) {
+            return Poll::Ready(());
+        }
+        let nanoseconds = u64::try_from(PATIENCE.as_nanos()).unwrap_or(u64::MAX);
+        let over = match &self.limit {
+            Some(limit) => limit.take(),
+            None => {
+                let limit = self.limit.insert(InFlight::new());
+                limit.start(wait_for(nanoseconds))
+            }
+        };
+        if let (Some(limit), None) = (&self.limit, over) {
+            let _ = limit.wait(cx);
+            return Poll::Pending;
+        }
+        Poll::Ready(())
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        BELLS
+            .with_borrow_mut(|bells| bells.retain(|bell| bell.as_ptr() != Arc::as_ptr(&self.bell)));
+        all_come_home(self.bell.task.load(Ordering::Relaxed));
+    }
+}

@@ -1,0 +1,206 @@
+//! TCP connections.
+
+use std::io::{self, IoSlice, IoSliceMut};
+use std::net::Shutdown;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use wasip3::sockets::types::{ErrorCode, TcpSocket};
+use wasip3::wit_stream;
+
+use super::bytes::{Incoming, Outgoing};
+use super::convert::{creation_error, error, family_to_wasi, from_wasi, to_wasi};
+use super::inflight::here;
+use crate::address::Address;
+use crate::error::{context, unsupported};
+use crate::sys::caps::{Family, Keepalive, SocketOption, StreamConfig};
+use crate::sys::wasi::address::{local, remote};
+use crate::sys::wasi::socket::Socket;
+use crate::sys::StreamOps;
+
+/// A TCP connection.
+pub(crate) struct Stream {
+    // In this order: the end of what we send comes before the refusal of what we have not read.
+    outgoing: Outgoing<ErrorCode>,
+    incoming: Incoming<ErrorCode>,
+    socket: TcpSocket,
+    family: Family,
+}
+
+/// A socket that is neither bound nor connected.
+pub(super) fn new_socket(family: Family) -> io::Result<TcpSocket> {
+    TcpSocket::create(family_to_wasi(family)?).map_err(|code| creation_error(code, "TCP"))
+}
+
+pub(super) fn bind(socket: &TcpSocket, addr: &Address, family: Family) -> io::Result<()> {
+    let to = to_wasi(local(addr, family)?);
+    let result = socket.bind(to).map_err(error);
+    result.map_err(|error| context(error, format_args!("bind {addr}")))
+}
+
+impl Stream {
+    /// Of a socket that is connected.
+    pub(super) fn new(socket: TcpSocket, family: Family) -> io::Result<Stream> {
+        let (writer, reader) = wit_stream::new();
+        let ending = socket.send(reader);
+        Ok(Stream {
+            outgoing: Outgoing::new(writer, ending, error),
+            incoming: Incoming::new(socket.receive(), error),
+            socket,
+            family,
+        })
+    }
+}
+
+impl StreamOps for Stream {
+    async fn connect(config: &StreamConfig) -> io::Result<Stream> {
+        let to = &config.connect;
+        let family = Family::of(to);
+        if config.protocol != 0 && config.protocol != 6 {
+            return Err(unsupported(format_args!("proto {}", config.protocol)));
+        }
+        let peer = remote(to, family)?;
+        let socket = new_socket(family)?;
+        let mut bound = Ok(());
+        for addr in &config.bind {
+            bound = bind(&socket, addr, family);
+            if bound.is_ok() {
+                break;
+            }
+        }
+        bound?;
+        let result = here(socket.connect(to_wasi(peer))).await?;
+        result.map_err(|code| context(error(code), format_args!("connect {to}")))?;
+        Stream::new(socket, family)
+    }
+
+    fn from_socket(socket: Socket) -> io::Result<Stream> {
+        socket.refuse()
+    }
+
+    fn into_socket(self) -> io::Result<Socket> {
+        Err(unsupported("taking a socket out of coracle"))
+    }
+
+    fn try_read(&self, bufs: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
+        self.incoming.try_read(bufs)
+    }
+
+    fn poll_read(
+        &self,
+        cx: &mut Context<'_>,
+        bufs: &mut [IoSliceMut<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.incoming.poll_read(cx, bufs)
+    }
+
+    fn poll_peek(&self, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
+        self.incoming.poll_peek(cx, buf)
+    }
+
+    fn try_write(&self, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
+        self.outgoing.try_write(bufs)
+    }
+
+    fn poll_write(&self, cx: &mut Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        self.outgoing.poll_write(cx, bufs)
+    }
+
+    fn shutdown(&self, how: Shutdown) -> io::Result<()> {
+        if how != Shutdown::Write {
+            self.incoming.close();
+        }
+        if how != Shutdown::Read {
+            self.outgoing.close();
+        }
+        Ok(())
+    }
+
+    fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.incoming.poll_readable(cx)
+    }
+
+    fn poll_writable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.outgoing.poll_writable(cx)
+    }
+
+    fn local_addr(&self) -> io::Result<Address> {
+        let addr = self.socket.get_local_address().map_err(error)?;
+        Ok(from_wasi(addr).into())
+    }
+
+    fn peer_addr(&self) -> io::Result<Address> {
+        let addr = self.socket.get_remote_address().map_err(error)?;
+        Ok(from_wasi(addr).into())
+    }
+
+    fn family(&self) -> Family {
+        self.family
+    }
+
+    fn get(&self, option: SocketOption) -> io::Result<u32> {
+        get(&self.socket, option)
+    }
+
+    fn set(&self, option: SocketOption, value: u32) -> io::Result<()> {
+        set(&self.socket, option, value)
+    }
+
+    fn linger(&self) -> io::Result<Option<Duration>> {
+        Err(unsupported("linger"))
+    }
+
+    fn set_linger(&self, _linger: Option<Duration>) -> io::Result<()> {
+        Err(unsupported("linger"))
+    }
+
+    fn set_keepalive(&self, keepalive: Keepalive) -> io::Result<()> {
+        let socket = &self.socket;
+        let nanoseconds = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        let apply = || {
+            if let Some(time) = keepalive.time {
+                socket.set_keep_alive_idle_time(nanoseconds(time))?;
+            }
+            if let Some(interval) = keepalive.interval {
+                socket.set_keep_alive_interval(nanoseconds(interval))?;
+            }
+            if let Some(retries) = keepalive.retries {
+                socket.set_keep_alive_count(retries)?;
+            }
+            socket.set_keep_alive_enabled(true)
+        };
+        apply().map_err(|code| context(error(code), format_args!("{keepalive:?}")))
+    }
+
+    fn take_error(&self) -> io::Result<Option<io::Error>> {
+        // The next operation gives it.
+        Ok(None)
+    }
+}
+
+pub(super) fn get(socket: &TcpSocket, option: SocketOption) -> io::Result<u32> {
+    let value = match option {
+        SocketOption::Ttl => socket.get_hop_limit().map(u32::from),
+        SocketOption::RecvBufferSize => socket.get_receive_buffer_size().map(saturate),
+        SocketOption::SendBufferSize => socket.get_send_buffer_size().map(saturate),
+        SocketOption::KeepAlive => socket.get_keep_alive_enabled().map(u32::from),
+        other => return Err(unsupported(other)),
+    };
+    value.map_err(|code| context(error(code), option))
+}
+
+pub(super) fn set(socket: &TcpSocket, option: SocketOption, value: u32) -> io::Result<()> {
+    let result = match option {
+        // More than fits is refused by the host in the same way as 0.
+        SocketOption::Ttl => socket.set_hop_limit(u8::try_from(value).unwrap_or(0)),
+        SocketOption::RecvBufferSize => socket.set_receive_buffer_size(value.into()),
+        SocketOption::SendBufferSize => socket.set_send_buffer_size(value.into()),
+        SocketOption::KeepAlive => socket.set_keep_alive_enabled(value != 0),
+        other => return Err(unsupported(other)),
+    };
+    result.map_err(|code| context(error(code), format_args!("{option} = {value}")))
+}
+
+pub(super) fn saturate(size: u64) -> u32 {
+    u32::try_from(size).unwrap_or(u32::MAX)
+}
