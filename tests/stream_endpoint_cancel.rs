@@ -15,11 +15,12 @@ use std::time::Duration;
 use common::stream::{Event, Log, Recorder};
 use common::{block_on_within, in_process, settle, within};
 use coracle::net::{TcpListener, TcpStream};
+use coracle::time::sleep;
 use coracle::{
     create_connection, create_connection_with_driver, on_data, spawn, yield_now, ProtocolHandle,
     StreamProtocol, TcpOptions, Transport,
 };
-use futures_lite::future::poll_once;
+use futures_lite::future::{or, poll_once};
 use giving_up::{
     descriptors, descriptors_come_down_to, give_up_after, give_up_when_woken, ways_to_give_up,
 };
@@ -296,11 +297,16 @@ fn a_driver_that_is_dropped_at_any_time_sends_what_goes_and_counts_the_rest() {
                     queued = fill(&mut written);
                     // Makes room for more.
                     let mut buf = [0; 10_000];
-                    while let Ok(len) = peer.try_read(&mut buf) {
-                        received.extend(&buf[..len]);
-                    }
+                    let reading = async {
+                        loop {
+                            while let Ok(len) = peer.try_read(&mut buf) {
+                                received.extend(&buf[..len]);
+                            }
+                            sleep(Duration::from_millis(1)).await;
+                        }
+                    };
                     let socket = transport.tcp_socket().unwrap();
-                    within(socket.writable()).await.unwrap();
+                    within(or(socket.writable(), reading)).await.unwrap();
                 }
             }
             let error = transport.closed().await.unwrap_err();
