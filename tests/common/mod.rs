@@ -37,7 +37,7 @@ use coracle::{
 coracle::wasi_main!();
 
 /// How long anything may take before it counts as hanging.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The future's value; a panic instead of a hang.
 pub(crate) async fn within<F: Future>(future: F) -> F::Output {
