@@ -93,8 +93,7 @@ fn an_abstract_name_is_given_with_an_at_sign_or_a_nul() {
             assert_eq!(unix.as_abstract_name(), Some(name.as_bytes()));
             exchange(&transport, accept(&listener)).await;
         }
-        drop(listener);
-        let error = refusal(options().path(format!("@{name}"))).await;
+        let error = refusal(options().path(format!("@{name}/nobody"))).await;
         assert_eq!(error.kind(), ErrorKind::ConnectionRefused, "{error}");
     });
 }

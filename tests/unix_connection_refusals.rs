@@ -12,7 +12,7 @@ use common::stream::Log;
 use common::unix_connection::{
     accept, echoing, exchange, listening, options, pair, place, refusal, refused_for,
 };
-use common::{as_nobody, block_on_within, in_process, raw_code};
+use common::{as_nobody, block_on_within, in_process, left_behind, raw_code};
 use coracle::net::Socket;
 use coracle::Address;
 
@@ -89,7 +89,7 @@ fn where_nobody_can_be_reached_the_system_says_why() {
             &path.join("deeper"),
         )
         .await;
-        drop(UnixListener::bind(&path).unwrap());
+        left_behind(&path);
         fails_with(refused, libc::ECONNREFUSED, &path).await;
         let through_a_file = path.join("socket");
         fails_with(

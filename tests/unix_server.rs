@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use common::stream::{Log, Recorder};
-use common::{as_nobody, block_on_within, in_process, panics, within};
+use common::{as_nobody, block_on_within, in_process, left_behind, panics, within};
 use coracle::net::Target;
 use coracle::time::sleep;
 use coracle::{create_unix_connection, create_unix_server, Address, UnixAddress};
@@ -142,7 +142,7 @@ fn a_path_is_given_in_many_ways() {
 fn a_socket_file_that_was_left_behind_is_replaced() {
     block_on_within(async {
         let (_folder, path) = free_path();
-        drop(StdUnixListener::bind(&path).unwrap());
+        left_behind(&path);
         assert!(is_socket(&path));
         let server = echoing(at(&path)).await;
         serves(&path).await;
@@ -218,7 +218,7 @@ fn only_its_own_file_is_removed() {
             &|| {},
             &|| fs::write(&path, "another's").unwrap(),
             // Nobody listens there any more, but it is not the server's.
-            &|| drop(StdUnixListener::bind(&path).unwrap()),
+            &|| left_behind(&path),
         ];
         for replace in replace {
             let server = echoing(at(&path)).await;
@@ -470,7 +470,7 @@ fn contradictory_options_and_paths_that_are_none_are_refused_by_name() {
         let unbound = socket2::Socket::new(socket2::Domain::UNIX, socket2::Type::STREAM, None);
         refusal(UnixServerOptions::new().sock(unbound.unwrap())).await;
 
-        drop(StdUnixListener::bind(&path).unwrap());
+        left_behind(&path);
         refusal(at(&path).tls_handshake_timeout(second)).await;
         assert!(is_socket(&path), "a refused call has touched nothing");
         assert!(StdUnixStream::connect(&path).is_err());

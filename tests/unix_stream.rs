@@ -8,7 +8,7 @@ use std::os::fd::OwnedFd;
 #[cfg(target_os = "linux")]
 use std::path::Path;
 
-use common::{block_on_within, raw_code};
+use common::{block_on_within, left_behind, raw_code};
 use coracle::net::{UnixListener, UnixStream};
 use coracle::{spawn, yield_now, Address};
 use futures_lite::future::poll_once;
@@ -152,7 +152,7 @@ fn errors_name_the_path() {
         let folder = tempfile::tempdir().unwrap();
         let at = |name: &str| folder.path().join(name);
         std::fs::write(at("file"), "").unwrap();
-        drop(UnixListener::bind(at("stale")).unwrap());
+        left_behind(at("stale"));
         let _datagram = coracle::net::UnixDatagram::bind(at("datagram")).unwrap();
         for (name, expected) in [
             ("missing", Some(ErrorKind::NotFound)),

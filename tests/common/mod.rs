@@ -310,6 +310,15 @@ pub(crate) fn raw_code(error: &io::Error) -> Option<i32> {
     None
 }
 
+/// A socket file that was left behind: nobody listens there, and nobody ever did, since a child that
+/// another test starts has for a moment whatever is open here.
+#[cfg(unix)]
+pub(crate) fn left_behind(path: impl AsRef<Path>) {
+    let socket = socket2::Socket::new(socket2::Domain::UNIX, socket2::Type::STREAM, None);
+    let addr = socket2::SockAddr::unix(path).unwrap();
+    socket.unwrap().bind(&addr).unwrap();
+}
+
 /// The program again, in a folder, as a user without privileges where this one is root.
 #[cfg(unix)]
 pub(crate) fn as_nobody(program: &Path, folder: &Path) -> Command {
