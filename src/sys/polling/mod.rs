@@ -44,3 +44,10 @@ pub use self::socket::Socket;
 pub(crate) use self::stream::Stream;
 #[cfg(unix)]
 pub use self::unix::PeerCred;
+
+/// For [`wasi_main`](crate::wasi_main): `main` may wait anyway.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __wasi_start {
+    () => {};
+}

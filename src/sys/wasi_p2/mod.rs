@@ -26,3 +26,10 @@ pub(crate) use crate::sys::wasi::{clock, path_from_bytes};
 
 /// As errors name it.
 pub(crate) const PLATFORM: &str = "WASI 0.2";
+
+/// For [`wasi_main`](crate::wasi_main): `main` may wait anyway.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __wasi_start {
+    () => {};
+}

@@ -3,6 +3,28 @@
 
 use std::ffi::c_int;
 
+/// For [`wasi_main`](crate::wasi_main): the export that Wasmtime prefers to the one of `main`.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __wasi_start {
+    () => {
+        const _: () = {
+            struct Program;
+
+            impl $crate::wasi::private::wasip3::exports::cli::run::Guest for Program {
+                async fn run() -> ::core::result::Result<(), ()> {
+                    match $crate::wasi::private::run_main() {
+                        true => ::core::result::Result::Ok(()),
+                        false => ::core::result::Result::Err(()),
+                    }
+                }
+            }
+
+            $crate::wasi::private::wasip3::cli::command::export!(Program);
+        };
+    };
+}
+
 unsafe extern "C" {
     /// The program's `main` behind the C library's preparations; for tests, the harness.
     #[cfg(not(test))]
