@@ -110,5 +110,6 @@ pub use crate::net::Family;
 pub use crate::runtime::task::{spawn, Task};
 pub use crate::runtime::{block_on, try_block_on, yield_now, YieldNow};
 
-#[cfg(test)]
+// For the unit tests, and for the examples here, which tests/all compiles with the hook.
+#[cfg(any(test, coracle_doc_tests))]
 wasi_main!();
