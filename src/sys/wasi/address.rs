@@ -1,11 +1,20 @@
 //! Which addresses a host is asked about at all.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use crate::address::Address;
-use crate::error::invalid;
+use crate::batch::Run;
+use crate::error::{invalid, unsupported};
 use crate::sys::caps::Family;
+
+/// What a socket is bound to that nobody has bound.
+pub(in crate::sys) fn any(family: Family) -> SocketAddr {
+    match family {
+        Family::Inet6 => (Ipv6Addr::UNSPECIFIED, 0).into(),
+        _ => (Ipv4Addr::UNSPECIFIED, 0).into(),
+    }
+}
 
 /// An IP address of a family, for binding.
 pub(in crate::sys) fn local(addr: &Address, family: Family) -> io::Result<SocketAddr> {
@@ -30,6 +39,17 @@ pub(in crate::sys) fn remote(addr: &Address, family: Family) -> io::Result<Socke
         )));
     }
     Ok(ip)
+}
+
+/// Where datagrams of a batch go, if the host can send them as they are meant.
+pub(in crate::sys) fn destination(run: &Run, family: Family) -> io::Result<Option<SocketAddr>> {
+    if run.meta.ecn.is_some() {
+        return Err(unsupported("ecn"));
+    }
+    if run.meta.source.is_some() {
+        return Err(unsupported("source"));
+    }
+    run.to.as_ref().map(|to| remote(to, family)).transpose()
 }
 
 #[cfg(test)]

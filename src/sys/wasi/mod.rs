@@ -2,14 +2,27 @@
 
 pub(super) mod address;
 pub(crate) mod clock;
+pub(super) mod convert;
 pub(super) mod lookup;
+pub(super) mod options;
 pub(super) mod socket;
 pub(super) mod timer;
 
 use std::path::Path;
+use std::time::Duration;
 
 pub(super) const NO_RUNTIME: &str = "no coracle runtime is running: use coracle::block_on";
 
 pub(crate) fn path_from_bytes(bytes: &[u8]) -> Option<&Path> {
     std::str::from_utf8(bytes).ok().map(Path::new)
+}
+
+/// A size of the host's.
+pub(super) fn saturate(size: u64) -> u32 {
+    u32::try_from(size).unwrap_or(u32::MAX)
+}
+
+/// A duration of the host's: what is beyond its clock's end is as good as for ever.
+pub(super) fn nanoseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }

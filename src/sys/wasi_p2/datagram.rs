@@ -1,8 +1,7 @@
 //! UDP sockets.
 
-use std::collections::VecDeque;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
@@ -10,19 +9,21 @@ use std::task::{Context, Poll};
 use wasip2::io::poll::Pollable;
 use wasip2::sockets::instance_network::instance_network;
 use wasip2::sockets::network::ErrorCode;
-use wasip2::sockets::udp::{
-    IncomingDatagram, IncomingDatagramStream, OutgoingDatagram, OutgoingDatagramStream, UdpSocket,
-};
+use wasip2::sockets::udp::{IncomingDatagram, OutgoingDatagram};
 use wasip2::sockets::udp_create_socket::create_udp_socket;
 
-use super::convert::{creation_error, error, family_to_wasi, from_wasi, local, remote, to_wasi};
+use super::convert::{creation_error, error, family_to_wasi, from_wasi, to_wasi};
+use super::options::{get_udp, set_udp};
 use super::pollable::{wait, Interest};
 use super::reactor::Registry;
-use super::socket::Socket;
+use super::udp::Udp;
 use crate::address::Address;
 use crate::batch::{Meta, RecvBatch, SendBatch, Slot};
 use crate::error::{context, unsupported};
 use crate::sys::caps::{Caps, DatagramConfig, Family, Interface, Membership, SocketOption};
+use crate::sys::wasi::address::{any, destination, local, remote};
+use crate::sys::wasi::options::check_datagram;
+use crate::sys::wasi::socket::Socket;
 use crate::sys::DatagramOps;
 
 /// Datagrams received for one batch, each with a call of its own. Lists would save calls, but cost
@@ -36,100 +37,20 @@ const WORTH: usize = 4;
 /// Receives that are not followed by a try for more, once that was not worth it: a wait is cheaper.
 const LONE: u8 = 64;
 
-/// Datagrams looked at when a socket that is in use is connected.
-const KEPT: usize = 1024;
-
 /// A UDP socket.
 pub(crate) struct Datagram {
     // In this order: the host wants pollables gone before their streams, and those before the
     // socket.
     read: Interest,
     write: Interest,
-    inner: Mutex<Inner>,
+    inner: Mutex<Udp>,
     family: Family,
     /// How many more receives expect nothing behind them.
     lone: AtomicU8,
 }
 
-struct Inner {
-    streams: Option<Streams>,
-    /// Received and not yet taken: looked at, or of an earlier pair of streams.
-    inbox: VecDeque<IncomingDatagram>,
-    /// Of a receive that came after others, for the next one.
-    failure: Option<io::Error>,
-    peer: Option<SocketAddr>,
-    socket: UdpSocket,
-}
-
-struct Streams {
-    incoming: IncomingDatagramStream,
-    outgoing: OutgoingDatagramStream,
-}
-
-impl Inner {
-    /// The streams; a socket that is not bound yet is bound to any address first.
-    fn streams(&mut self, family: Family) -> io::Result<&Streams> {
-        if self.streams.is_none() {
-            let any = match family {
-                Family::Inet => SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
-                _ => SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)),
-            };
-            self.socket
-                .start_bind(&instance_network(), to_wasi(any))
-                .map_err(error)?;
-            loop {
-                match self.socket.finish_bind() {
-                    Ok(()) => break,
-                    // No host is known that needs it.
-                    Err(ErrorCode::WouldBlock) => self.socket.subscribe().block(),
-                    Err(code) => return Err(error(code)),
-                }
-            }
-            self.open_streams(None)?;
-        }
-        self.streams
-            .as_ref()
-            .ok_or_else(|| io::ErrorKind::NotConnected.into())
-    }
-
-    fn open_streams(&mut self, peer: Option<SocketAddr>) -> io::Result<()> {
-        // The host bears one pair at a time.
-        self.streams = None;
-        let (incoming, outgoing) = self.socket.stream(peer.map(to_wasi)).map_err(error)?;
-        self.streams = Some(Streams { incoming, outgoing });
-        self.peer = peer;
-        Ok(())
-    }
-
-    /// There is something for the next receive, without the host.
-    fn has_received(&self) -> bool {
-        !self.inbox.is_empty() || self.failure.is_some()
-    }
-
-    /// The next datagram.
-    fn receive(&mut self) -> io::Result<IncomingDatagram> {
-        if let Some(datagram) = self.inbox.pop_front() {
-            return Ok(datagram);
-        }
-        if let Some(failure) = self.failure.take() {
-            return Err(failure);
-        }
-        self.receive_now()?
-            .ok_or_else(|| io::ErrorKind::WouldBlock.into())
-    }
-
-    /// What the host has.
-    fn receive_now(&self) -> io::Result<Option<IncomingDatagram>> {
-        match &self.streams {
-            Some(streams) => Ok(streams.incoming.receive(1).map_err(error)?.pop()),
-            // Nothing can come before it is bound.
-            None => Ok(None),
-        }
-    }
-}
-
 impl Datagram {
-    fn lock(&self) -> MutexGuard<'_, Inner> {
+    fn lock(&self) -> MutexGuard<'_, Udp> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -189,7 +110,7 @@ impl Datagram {
                 }
                 Err(error) if filled == 0 => return Err(error),
                 Err(error) => {
-                    inner.failure = Some(error);
+                    inner.fail_next(error);
                     break;
                 }
             }
@@ -222,28 +143,14 @@ fn fill(buf: &mut [u8], datagram: &IncomingDatagram) -> (usize, Meta) {
 
 impl DatagramOps for Datagram {
     async fn open(config: &DatagramConfig) -> io::Result<Datagram> {
+        check_datagram(config)?;
         let family = config.family;
-        if config.reuse_port {
-            return Err(unsupported("reuse_port"));
-        }
-        if config.broadcast {
-            return Err(unsupported("allow_broadcast"));
-        }
-        if config.protocol != 0 && config.protocol != 17 {
-            return Err(unsupported(format_args!("proto {}", config.protocol)));
-        }
         let socket = create_udp_socket(family_to_wasi(family)?)
             .map_err(|code| creation_error(code, "UDP"))?;
         let datagram = Datagram {
             read: Interest::new(),
             write: Interest::new(),
-            inner: Mutex::new(Inner {
-                streams: None,
-                inbox: VecDeque::new(),
-                failure: None,
-                peer: None,
-                socket,
-            }),
+            inner: Mutex::new(Udp::new(socket)),
             family,
             lone: AtomicU8::new(0),
         };
@@ -277,45 +184,25 @@ impl DatagramOps for Datagram {
         inner
             .streams(self.family)
             .map_err(|error| context(error, format_args!("connect {to}")))?;
-        // What has come from the peer is not to be lost with the streams.
-        while inner.inbox.len() < KEPT {
-            match inner.receive_now() {
-                Ok(Some(datagram)) => inner.inbox.push_back(datagram),
-                _ => break,
-            }
-        }
+        inner.receive_all();
         self.read.unsubscribe();
         self.write.unsubscribe();
-        let before = inner.peer;
-        match inner.open_streams(Some(peer)) {
-            Ok(()) => {
-                let is_peers =
-                    |datagram: &IncomingDatagram| from_wasi(datagram.remote_address) == peer;
-                inner.inbox.retain(is_peers);
-                Ok(())
-            }
-            Err(error) => {
-                // It goes on as it was, which is as far as it can be told.
-                let _ = inner.open_streams(before);
-                Err(context(error, format_args!("connect {to}")))
-            }
-        }
+        inner
+            .connect(peer)
+            .map_err(|error| context(error, format_args!("connect {to}")))
     }
 
     fn local_addr(&self) -> io::Result<Address> {
         match self.lock().socket.local_address() {
             Ok(addr) => Ok(from_wasi(addr).into()),
             // Not bound yet, for which other systems have an address.
-            Err(ErrorCode::InvalidState) => Ok(match self.family {
-                Family::Inet6 => (IpAddr::V6(Ipv6Addr::UNSPECIFIED), 0).into(),
-                _ => (IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0).into(),
-            }),
+            Err(ErrorCode::InvalidState) => Ok(any(self.family).into()),
             Err(code) => Err(error(code)),
         }
     }
 
     fn peer_addr(&self) -> io::Result<Address> {
-        match self.lock().peer {
+        match self.lock().peer() {
             Some(peer) => Ok(peer.into()),
             None => Err(io::ErrorKind::NotConnected.into()),
         }
@@ -334,7 +221,7 @@ impl DatagramOps for Datagram {
         let datagram = result?;
         let filled = fill(buf, &datagram);
         if peek {
-            inner.inbox.push_front(datagram);
+            inner.give_back(datagram);
         }
         Ok(filled)
     }
@@ -449,34 +336,11 @@ impl DatagramOps for Datagram {
     }
 
     fn get(&self, option: SocketOption) -> io::Result<u32> {
-        let inner = self.lock();
-        let socket = &inner.socket;
-        let value = match option {
-            SocketOption::Ttl => socket.unicast_hop_limit().map(u32::from),
-            SocketOption::RecvBufferSize => socket.receive_buffer_size().map(saturate),
-            SocketOption::SendBufferSize => socket.send_buffer_size().map(saturate),
-            // Always so.
-            SocketOption::OnlyV6 if self.family == Family::Inet6 => Ok(1),
-            SocketOption::Broadcast | SocketOption::ReusePort => Ok(0),
-            other => return Err(unsupported(other)),
-        };
-        value.map_err(|code| context(error(code), option))
+        get_udp(&self.lock().socket, self.family, option)
     }
 
     fn set(&self, option: SocketOption, value: u32) -> io::Result<()> {
-        let inner = self.lock();
-        let socket = &inner.socket;
-        let result = match option {
-            SocketOption::Ttl => {
-                // More than fits is refused by the host in the same way as 0.
-                socket.set_unicast_hop_limit(u8::try_from(value).unwrap_or(0))
-            }
-            SocketOption::RecvBufferSize => socket.set_receive_buffer_size(value.into()),
-            SocketOption::SendBufferSize => socket.set_send_buffer_size(value.into()),
-            SocketOption::OnlyV6 if self.family == Family::Inet6 && value != 0 => Ok(()),
-            other => return Err(unsupported(other)),
-        };
-        result.map_err(|code| context(error(code), format_args!("{option} = {value}")))
+        set_udp(&self.lock().socket, self.family, option, value)
     }
 
     fn membership(
@@ -505,17 +369,13 @@ impl Datagram {
     }
 }
 
-pub(super) fn saturate(size: u64) -> u32 {
-    u32::try_from(size).unwrap_or(u32::MAX)
-}
-
 /// Up to `limit` datagrams from the front, all of which the host can be given; the error of the
 /// first if it cannot.
 fn list(batch: &SendBatch, limit: usize, family: Family) -> io::Result<Vec<OutgoingDatagram>> {
     let (runs, mut bytes) = batch.waiting();
     let mut list = Vec::with_capacity(limit.min(batch.len()));
     for run in runs {
-        let to = match check(run, family) {
+        let to = match destination(run, family) {
             Ok(to) => to.map(to_wasi),
             Err(error) if list.is_empty() => return Err(error),
             Err(_) => break,
@@ -534,14 +394,4 @@ fn list(batch: &SendBatch, limit: usize, family: Family) -> io::Result<Vec<Outgo
         }
     }
     Ok(list)
-}
-
-fn check(run: &crate::batch::Run, family: Family) -> io::Result<Option<SocketAddr>> {
-    if run.meta.ecn.is_some() {
-        return Err(unsupported("ecn"));
-    }
-    if run.meta.source.is_some() {
-        return Err(unsupported("source"));
-    }
-    run.to.as_ref().map(|to| remote(to, family)).transpose()
 }

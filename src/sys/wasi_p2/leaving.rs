@@ -10,6 +10,7 @@ use wasip2::clocks::monotonic_clock::subscribe_duration;
 use wasip2::io::poll::{poll, Pollable};
 
 use super::stream::Handles;
+use crate::sys::wasi::nanoseconds;
 
 /// How long the end of a runtime waits for them: without that, a program that ends takes what is
 /// not sent yet with it.
@@ -57,14 +58,13 @@ pub(super) fn put_back(leaving: Vec<ManuallyDrop<Leaving>>) {
 
 /// Waits for all of them, but not for ever.
 pub(super) fn wait_for_all() {
-    let nanoseconds = u64::try_from(PATIENCE.as_nanos()).unwrap_or(u64::MAX);
     let mut limit = None;
     loop {
         let leaving = take_leaving();
         if leaving.is_empty() {
             return;
         }
-        let limit = limit.get_or_insert_with(|| subscribe_duration(nanoseconds));
+        let limit = limit.get_or_insert_with(|| subscribe_duration(nanoseconds(PATIENCE)));
         let mut list: Vec<&Pollable> = vec![limit];
         list.extend(leaving.iter().map(|leaving| leaving.pollable()));
         let is_over = poll(&list).contains(&0);

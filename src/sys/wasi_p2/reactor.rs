@@ -5,14 +5,14 @@ use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Waker;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use wasip2::clocks::monotonic_clock::subscribe_duration;
 use wasip2::io::poll::{poll, Pollable};
 
 use super::leaving::{put_back, take_leaving, wait_for_all};
 use super::pollable::Slot;
-use crate::sys::wasi::NO_RUNTIME;
+use crate::sys::wasi::{nanoseconds, NO_RUNTIME};
 use crate::sys::{clock, NotifierOps, ReactorOps, Step};
 
 /// So many pollables cost the host less than a receive that finds nothing.
@@ -170,11 +170,6 @@ impl Registry {
         }
         Ok(())
     }
-}
-
-/// A deadline beyond the clock's end is as good as none.
-fn nanoseconds(time: Duration) -> u64 {
-    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// Makes a registry the one that sockets polled now belong to.

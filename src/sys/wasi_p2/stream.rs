@@ -15,14 +15,16 @@ use wasip2::sockets::network::ErrorCode;
 use wasip2::sockets::tcp::{ShutdownType, TcpSocket};
 use wasip2::sockets::tcp_create_socket::create_tcp_socket;
 
-use super::convert::{creation_error, error, family_to_wasi, from_wasi, local, remote, to_wasi};
-use super::datagram::saturate;
+use super::convert::{creation_error, error, family_to_wasi, from_wasi, to_wasi};
 use super::leaving::leave;
+use super::options::{get_tcp, set_keepalive, set_tcp};
 use super::pollable::{wait, Interest};
-use super::socket::Socket;
 use crate::address::Address;
 use crate::error::{context, unsupported};
 use crate::sys::caps::{Family, Keepalive, SocketOption, StreamConfig};
+use crate::sys::wasi::address::{local, remote};
+use crate::sys::wasi::options::check_stream;
+use crate::sys::wasi::socket::Socket;
 use crate::sys::StreamOps;
 
 /// Bytes asked for with one read: the host pays for what it is asked for. As many at first, more
@@ -214,11 +216,9 @@ fn scatter(mut data: &[u8], bufs: &mut [IoSliceMut<'_>]) {
 
 impl StreamOps for Stream {
     async fn connect(config: &StreamConfig) -> io::Result<Stream> {
+        check_stream(config)?;
         let to = &config.connect;
         let family = Family::of(to);
-        if config.protocol != 0 && config.protocol != 6 {
-            return Err(unsupported(format_args!("proto {}", config.protocol)));
-        }
         let peer = remote(to, family)?;
         let socket = new_socket(family)?;
         let mut bound = Ok(());
@@ -376,11 +376,11 @@ impl StreamOps for Stream {
     }
 
     fn get(&self, option: SocketOption) -> io::Result<u32> {
-        get(&self.lock().handles.socket, option)
+        get_tcp(&self.lock().handles.socket, option)
     }
 
     fn set(&self, option: SocketOption, value: u32) -> io::Result<()> {
-        set(&self.lock().handles.socket, option, value)
+        set_tcp(&self.lock().handles.socket, option, value)
     }
 
     fn linger(&self) -> io::Result<Option<Duration>> {
@@ -392,51 +392,13 @@ impl StreamOps for Stream {
     }
 
     fn set_keepalive(&self, keepalive: Keepalive) -> io::Result<()> {
-        let inner = self.lock();
-        let socket = &inner.handles.socket;
-        let nanoseconds = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
-        let apply = || {
-            if let Some(time) = keepalive.time {
-                socket.set_keep_alive_idle_time(nanoseconds(time))?;
-            }
-            if let Some(interval) = keepalive.interval {
-                socket.set_keep_alive_interval(nanoseconds(interval))?;
-            }
-            if let Some(retries) = keepalive.retries {
-                socket.set_keep_alive_count(retries)?;
-            }
-            socket.set_keep_alive_enabled(true)
-        };
-        apply().map_err(|code| context(error(code), format_args!("{keepalive:?}")))
+        set_keepalive(&self.lock().handles.socket, keepalive)
     }
 
     fn take_error(&self) -> io::Result<Option<io::Error>> {
         // The next operation gives it.
         Ok(None)
     }
-}
-
-pub(super) fn get(socket: &TcpSocket, option: SocketOption) -> io::Result<u32> {
-    let value = match option {
-        SocketOption::Ttl => socket.hop_limit().map(u32::from),
-        SocketOption::RecvBufferSize => socket.receive_buffer_size().map(saturate),
-        SocketOption::SendBufferSize => socket.send_buffer_size().map(saturate),
-        SocketOption::KeepAlive => socket.keep_alive_enabled().map(u32::from),
-        other => return Err(unsupported(other)),
-    };
-    value.map_err(|code| context(error(code), option))
-}
-
-pub(super) fn set(socket: &TcpSocket, option: SocketOption, value: u32) -> io::Result<()> {
-    let result = match option {
-        // More than fits is refused by the host in the same way as 0.
-        SocketOption::Ttl => socket.set_hop_limit(u8::try_from(value).unwrap_or(0)),
-        SocketOption::RecvBufferSize => socket.set_receive_buffer_size(value.into()),
-        SocketOption::SendBufferSize => socket.set_send_buffer_size(value.into()),
-        SocketOption::KeepAlive => socket.set_keep_alive_enabled(value != 0),
-        other => return Err(unsupported(other)),
-    };
-    result.map_err(|code| context(error(code), format_args!("{option} = {value}")))
 }
 
 #[cfg(test)]

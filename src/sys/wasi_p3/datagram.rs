@@ -12,12 +12,12 @@ use super::bytes::poll_io;
 use super::convert::{creation_error, error, family_to_wasi, from_wasi, to_wasi};
 use super::inflight::InFlight;
 use super::leaving::leave;
-use super::stream::saturate;
 use crate::address::Address;
 use crate::batch::{Meta, RecvBatch, Run, SendBatch, Slot};
 use crate::error::{context, unsupported};
 use crate::sys::caps::{Caps, DatagramConfig, Family, Interface, Membership, SocketOption};
 use crate::sys::wasi::address::{local, remote};
+use crate::sys::wasi::saturate;
 use crate::sys::wasi::socket::Socket;
 use crate::sys::DatagramOps;
 

@@ -10,10 +10,12 @@ use wasip3::wit_bindgen::{StreamReader, StreamResult};
 use super::bytes::poll_io;
 use super::convert::{error, from_wasi};
 use super::inflight::InFlight;
-use super::stream::{bind, get, new_socket, set, Stream};
+use super::options::{get_tcp, set_tcp};
+use super::stream::{bind, new_socket, Stream};
 use crate::address::Address;
 use crate::error::{context, unsupported};
 use crate::sys::caps::{Family, ListenerConfig, SocketOption};
+use crate::sys::wasi::options::check_listener;
 use crate::sys::wasi::socket::Socket;
 use crate::sys::ListenerOps;
 
@@ -93,21 +95,11 @@ impl Listener {
 
 impl ListenerOps for Listener {
     async fn open(config: &ListenerConfig) -> io::Result<Listener> {
+        check_listener(config)?;
         let family = Family::of(&config.bind);
-        if config.reuse_port {
-            return Err(unsupported("reuse_port"));
-        }
-        // The host has it on.
-        if config.reuse_address == Some(false) {
-            return Err(unsupported("reuse_address = false"));
-        }
-        // The host has it on, too.
-        if config.only_v6 == Some(false) && family == Family::Inet6 {
-            return Err(unsupported("only_v6 = false"));
-        }
         let socket = new_socket(family)?;
         if config.keep_alive {
-            set(&socket, SocketOption::KeepAlive, 1)?;
+            set_tcp(&socket, SocketOption::KeepAlive, 1)?;
         }
         bind(&socket, &config.bind, family)?;
         Ok(Listener {
@@ -165,11 +157,11 @@ impl ListenerOps for Listener {
     }
 
     fn get(&self, option: SocketOption) -> io::Result<u32> {
-        get(&self.socket, option)
+        get_tcp(&self.socket, option)
     }
 
     fn set(&self, option: SocketOption, value: u32) -> io::Result<()> {
-        set(&self.socket, option, value)
+        set_tcp(&self.socket, option, value)
     }
 
     fn take_error(&self) -> io::Result<Option<io::Error>> {

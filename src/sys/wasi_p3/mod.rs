@@ -9,6 +9,7 @@ mod host;
 mod inflight;
 mod leaving;
 mod listener;
+mod options;
 mod reactor;
 mod resolve;
 mod stdio;

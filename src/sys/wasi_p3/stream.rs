@@ -11,10 +11,12 @@ use wasip3::wit_stream;
 use super::bytes::{Incoming, Outgoing};
 use super::convert::{creation_error, error, family_to_wasi, from_wasi, to_wasi};
 use super::inflight::here;
+use super::options::{get_tcp, set_keepalive, set_tcp};
 use crate::address::Address;
 use crate::error::{context, unsupported};
 use crate::sys::caps::{Family, Keepalive, SocketOption, StreamConfig};
 use crate::sys::wasi::address::{local, remote};
+use crate::sys::wasi::options::check_stream;
 use crate::sys::wasi::socket::Socket;
 use crate::sys::StreamOps;
 
@@ -54,11 +56,9 @@ impl Stream {
 
 impl StreamOps for Stream {
     async fn connect(config: &StreamConfig) -> io::Result<Stream> {
+        check_stream(config)?;
         let to = &config.connect;
         let family = Family::of(to);
-        if config.protocol != 0 && config.protocol != 6 {
-            return Err(unsupported(format_args!("proto {}", config.protocol)));
-        }
         let peer = remote(to, family)?;
         let socket = new_socket(family)?;
         let mut bound = Ok(());
@@ -139,11 +139,11 @@ impl StreamOps for Stream {
     }
 
     fn get(&self, option: SocketOption) -> io::Result<u32> {
-        get(&self.socket, option)
+        get_tcp(&self.socket, option)
     }
 
     fn set(&self, option: SocketOption, value: u32) -> io::Result<()> {
-        set(&self.socket, option, value)
+        set_tcp(&self.socket, option, value)
     }
 
     fn linger(&self) -> io::Result<Option<Duration>> {
@@ -155,52 +155,11 @@ impl StreamOps for Stream {
     }
 
     fn set_keepalive(&self, keepalive: Keepalive) -> io::Result<()> {
-        let socket = &self.socket;
-        let nanoseconds = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
-        let apply = || {
-            if let Some(time) = keepalive.time {
-                socket.set_keep_alive_idle_time(nanoseconds(time))?;
-            }
-            if let Some(interval) = keepalive.interval {
-                socket.set_keep_alive_interval(nanoseconds(interval))?;
-            }
-            if let Some(retries) = keepalive.retries {
-                socket.set_keep_alive_count(retries)?;
-            }
-            socket.set_keep_alive_enabled(true)
-        };
-        apply().map_err(|code| context(error(code), format_args!("{keepalive:?}")))
+        set_keepalive(&self.socket, keepalive)
     }
 
     fn take_error(&self) -> io::Result<Option<io::Error>> {
         // The next operation gives it.
         Ok(None)
     }
-}
-
-pub(super) fn get(socket: &TcpSocket, option: SocketOption) -> io::Result<u32> {
-    let value = match option {
-        SocketOption::Ttl => socket.get_hop_limit().map(u32::from),
-        SocketOption::RecvBufferSize => socket.get_receive_buffer_size().map(saturate),
-        SocketOption::SendBufferSize => socket.get_send_buffer_size().map(saturate),
-        SocketOption::KeepAlive => socket.get_keep_alive_enabled().map(u32::from),
-        other => return Err(unsupported(other)),
-    };
-    value.map_err(|code| context(error(code), option))
-}
-
-pub(super) fn set(socket: &TcpSocket, option: SocketOption, value: u32) -> io::Result<()> {
-    let result = match option {
-        // More than fits is refused by the host in the same way as 0.
-        SocketOption::Ttl => socket.set_hop_limit(u8::try_from(value).unwrap_or(0)),
-        SocketOption::RecvBufferSize => socket.set_receive_buffer_size(value.into()),
-        SocketOption::SendBufferSize => socket.set_send_buffer_size(value.into()),
-        SocketOption::KeepAlive => socket.set_keep_alive_enabled(value != 0),
-        other => return Err(unsupported(other)),
-    };
-    result.map_err(|code| context(error(code), format_args!("{option} = {value}")))
-}
-
-pub(super) fn saturate(size: u64) -> u32 {
-    u32::try_from(size).unwrap_or(u32::MAX)
 }
