@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 
@@ -12,12 +12,13 @@ use super::bytes::poll_io;
 use super::convert::{creation_error, error, family_to_wasi, from_wasi, to_wasi};
 use super::inflight::InFlight;
 use super::leaving::leave;
+use super::options::{get_udp, set_udp};
 use crate::address::Address;
-use crate::batch::{Meta, RecvBatch, Run, SendBatch, Slot};
+use crate::batch::{Meta, RecvBatch, SendBatch, Slot};
 use crate::error::{context, unsupported};
 use crate::sys::caps::{Caps, DatagramConfig, Family, Interface, Membership, SocketOption};
-use crate::sys::wasi::address::{local, remote};
-use crate::sys::wasi::saturate;
+use crate::sys::wasi::address::{any, destination, local, remote};
+use crate::sys::wasi::options::check_datagram;
 use crate::sys::wasi::socket::Socket;
 use crate::sys::DatagramOps;
 
@@ -53,11 +54,8 @@ impl Datagram {
     /// A socket that is not bound yet is bound to any address.
     fn bind_any(&self, inner: &mut Inner) -> io::Result<()> {
         if !inner.is_bound {
-            let any = match self.family {
-                Family::Inet => SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
-                _ => SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)),
-            };
-            self.socket.bind(to_wasi(any)).map_err(error)?;
+            let any = to_wasi(any(self.family));
+            self.socket.bind(any).map_err(error)?;
             inner.is_bound = true;
         }
         Ok(())
@@ -168,16 +166,8 @@ impl Drop for Datagram {
 
 impl DatagramOps for Datagram {
     async fn open(config: &DatagramConfig) -> io::Result<Datagram> {
+        check_datagram(config)?;
         let family = config.family;
-        if config.reuse_port {
-            return Err(unsupported("reuse_port"));
-        }
-        if config.broadcast {
-            return Err(unsupported("allow_broadcast"));
-        }
-        if config.protocol != 0 && config.protocol != 17 {
-            return Err(unsupported(format_args!("proto {}", config.protocol)));
-        }
         let socket = UdpSocket::create(family_to_wasi(family)?)
             .map_err(|code| creation_error(code, "UDP"))?;
         let datagram = Datagram {
@@ -246,10 +236,7 @@ impl DatagramOps for Datagram {
         match self.socket.get_local_address() {
             Ok(addr) => Ok(from_wasi(addr).into()),
             // Not bound yet, for which other systems have an address.
-            Err(ErrorCode::InvalidState) => Ok(match self.family {
-                Family::Inet6 => (IpAddr::V6(Ipv6Addr::UNSPECIFIED), 0).into(),
-                _ => (IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0).into(),
-            }),
+            Err(ErrorCode::InvalidState) => Ok(any(self.family).into()),
             Err(code) => Err(error(code)),
         }
     }
@@ -359,32 +346,11 @@ impl DatagramOps for Datagram {
     }
 
     fn get(&self, option: SocketOption) -> io::Result<u32> {
-        let socket = &self.socket;
-        let value = match option {
-            SocketOption::Ttl => socket.get_unicast_hop_limit().map(u32::from),
-            SocketOption::RecvBufferSize => socket.get_receive_buffer_size().map(saturate),
-            SocketOption::SendBufferSize => socket.get_send_buffer_size().map(saturate),
-            // Always so.
-            SocketOption::OnlyV6 if self.family == Family::Inet6 => Ok(1),
-            SocketOption::Broadcast | SocketOption::ReusePort => Ok(0),
-            other => return Err(unsupported(other)),
-        };
-        value.map_err(|code| context(error(code), option))
+        get_udp(&self.socket, self.family, option)
     }
 
     fn set(&self, option: SocketOption, value: u32) -> io::Result<()> {
-        let socket = &self.socket;
-        let result = match option {
-            SocketOption::Ttl => {
-                // More than fits is refused by the host in the same way as 0.
-                socket.set_unicast_hop_limit(u8::try_from(value).unwrap_or(0))
-            }
-            SocketOption::RecvBufferSize => socket.set_receive_buffer_size(value.into()),
-            SocketOption::SendBufferSize => socket.set_send_buffer_size(value.into()),
-            SocketOption::OnlyV6 if self.family == Family::Inet6 && value != 0 => Ok(()),
-            other => return Err(unsupported(other)),
-        };
-        result.map_err(|code| context(error(code), format_args!("{option} = {value}")))
+        set_udp(&self.socket, self.family, option, value)
     }
 
     fn membership(
@@ -422,7 +388,7 @@ impl Datagram {
     fn send_all(&self, batch: &SendBatch, sent: &mut usize) -> io::Result<()> {
         let (runs, mut bytes) = batch.waiting();
         for run in runs {
-            let to = check(run, self.family)?;
+            let to = destination(run, self.family)?;
             for i in 1..=run.count {
                 let len = if i == run.count { run.last } else { run.size };
                 let (data, rest) = bytes.split_at(len);
@@ -433,14 +399,4 @@ impl Datagram {
         }
         Ok(())
     }
-}
-
-fn check(run: &Run, family: Family) -> io::Result<Option<SocketAddr>> {
-    if run.meta.ecn.is_some() {
-        return Err(unsupported("ecn"));
-    }
-    if run.meta.source.is_some() {
-        return Err(unsupported("source"));
-    }
-    run.to.as_ref().map(|to| remote(to, family)).transpose()
 }

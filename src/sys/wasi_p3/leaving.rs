@@ -11,6 +11,7 @@ use wasip3::clocks::monotonic_clock::wait_for;
 
 use super::inflight::{drive_all, InFlight};
 use super::task;
+use crate::sys::wasi::nanoseconds;
 
 /// How long the end of a runtime waits for them: without that, a program that ends takes what is
 /// not written yet with it.
@@ -63,8 +64,7 @@ pub(super) fn wait_for_all() {
         return;
     }
     let _task = task::enter();
-    let nanoseconds = u64::try_from(PATIENCE.as_nanos()).unwrap_or(u64::MAX);
-    let mut limit = std::pin::pin!(wait_for(nanoseconds));
+    let mut limit = std::pin::pin!(wait_for(nanoseconds(PATIENCE)));
     let mut cx = Context::from_waker(Waker::noop());
     while sweep() && limit.as_mut().poll(&mut cx).is_pending() {
         task::turn(true);
