@@ -11,6 +11,7 @@ use std::pin::{pin, Pin};
 use std::process::Command;
 use std::rc::Rc;
 
+use common::sockets::{on_both, pattern};
 use common::{block_on_within, in_process, settle};
 use coracle::net::{TcpListener, TcpStream};
 use coracle::{spawn, yield_now};
@@ -19,32 +20,6 @@ use futures_lite::{AsyncReadExt, AsyncWriteExt, StreamExt};
 use giving_up::{
     descriptors, descriptors_come_down_to, give_up_after, give_up_when_woken, ways_to_give_up,
 };
-
-async fn tcp_pair() -> (TcpStream, TcpStream) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let client = TcpStream::connect(listener.local_addr().unwrap()).await;
-    (client.unwrap(), listener.accept().await.unwrap().0)
-}
-
-/// The same with the two ends of a connection of either kind.
-macro_rules! on_both {
-    (|$a:ident, $b:ident| $body:block) => {
-        block_on_within(async {
-            let ($a, $b) = tcp_pair().await;
-            $body
-        });
-        #[cfg(unix)]
-        block_on_within(async {
-            let ($a, $b) = coracle::net::UnixStream::pair().unwrap();
-            $body
-        });
-    };
-}
-
-/// Bytes that show where one is missing or out of its place.
-fn pattern(len: usize) -> Vec<u8> {
-    (0..len).map(|i| (i % 251) as u8).collect()
-}
 
 #[test]
 fn reads_that_are_given_up_lose_nothing() {

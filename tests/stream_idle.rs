@@ -19,9 +19,7 @@ use coracle::{
     connect_accepted_socket, create_unix_server, on_data, yield_now, AcceptedOptions, Protocol,
     Transport, UnixServerOptions,
 };
-use trace::{calls_for, own_role};
-
-coracle::wasi_main!();
+use trace::{assert_rests, own_role};
 
 /// What the other tests run: no test in itself.
 #[test]
@@ -177,29 +175,25 @@ fn nobody_is_woken_for_what_is_left_unread() {
         "unread_socket",
         "unread_socket_and_gone",
     ] {
-        let calls = calls_for(name, 300).total();
-        assert!(calls < 50, "{name}: {calls}");
+        assert_rests(name);
     }
 }
 
 #[test]
 fn nobody_is_woken_for_a_peer_that_is_known_to_be_gone() {
     for name in ["kept_open", "ended_both_ways"] {
-        let calls = calls_for(name, 300).total();
-        assert!(calls < 50, "{name}: {calls}");
+        assert_rests(name);
     }
 }
 
 #[test]
 fn a_peer_that_reads_nothing_is_not_pestered() {
     for name in ["full", "full_socket"] {
-        let calls = calls_for(name, 300).total();
-        assert!(calls < 50, "{name}: {calls}");
+        assert_rests(name);
     }
 }
 
 #[test]
 fn a_server_without_descriptors_rests() {
-    let calls = calls_for("starving", 300).total();
-    assert!(calls < 50, "{calls}");
+    assert_rests("starving");
 }

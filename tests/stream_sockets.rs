@@ -2,48 +2,17 @@
 
 mod common;
 
-use std::io::{self, ErrorKind, IoSlice, IoSliceMut};
+use std::io::{ErrorKind, IoSlice, IoSliceMut};
 use std::net::Shutdown;
 #[cfg(not(target_os = "wasi"))]
 use std::time::Duration;
 
-use common::block_on_within;
-use coracle::net::{TcpListener, TcpStream};
+use common::sockets::{kind, on_both, pattern};
 use coracle::spawn;
 #[cfg(not(target_os = "wasi"))]
 use coracle::yield_now;
 use futures_lite::future::poll_once;
 use futures_lite::{io as aio, StreamExt};
-
-async fn tcp_pair() -> (TcpStream, TcpStream) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let client = TcpStream::connect(listener.local_addr().unwrap()).await;
-    (client.unwrap(), listener.accept().await.unwrap().0)
-}
-
-/// The same with the two ends of a connection of either kind.
-macro_rules! on_both {
-    (|$a:ident, $b:ident| $body:block) => {
-        block_on_within(async {
-            let ($a, $b) = tcp_pair().await;
-            $body
-        });
-        #[cfg(unix)]
-        block_on_within(async {
-            let ($a, $b) = coracle::net::UnixStream::pair().unwrap();
-            $body
-        });
-    };
-}
-
-/// Bytes that show where one is missing or out of its place.
-fn pattern(len: usize) -> Vec<u8> {
-    (0..len).map(|i| (i % 251) as u8).collect()
-}
-
-fn kind<T: std::fmt::Debug>(result: io::Result<T>) -> ErrorKind {
-    result.unwrap_err().kind()
-}
 
 #[test]
 fn bytes_come_in_order_as_far_as_they_fit_and_then_the_end() {
@@ -278,7 +247,7 @@ fn operations_of_the_users_own_wait_like_the_others() {
         assert_eq!(kind(nothing), ErrorKind::WouldBlock);
         a.write_all(b"to be readable").await.unwrap();
         let mine = b
-            .read_with(|_| Err::<(), _>(io::Error::other("mine")))
+            .read_with(|_| Err::<(), _>(std::io::Error::other("mine")))
             .await;
         assert_eq!(mine.unwrap_err().to_string(), "mine");
     });
@@ -304,8 +273,8 @@ fn a_reset_is_an_error_and_no_end() {
         };
         assert_eq!(error, ErrorKind::BrokenPipe);
     });
-    block_on_within(async {
-        let (a, b) = tcp_pair().await;
+    common::block_on_within(async {
+        let (a, b) = common::sockets::tcp_pair().await;
         b.set_linger(Some(Duration::ZERO)).unwrap();
         drop(b);
         let error = loop {
@@ -373,7 +342,7 @@ fn a_peer_that_is_gone_is_an_error_and_no_signal() {
         ] {
             assert_eq!(kind(result), ErrorKind::BrokenPipe);
         }
-        let (tcp, peer) = tcp_pair().await;
+        let (tcp, peer) = common::sockets::tcp_pair().await;
         drop(peer);
         // The first bytes find out.
         while tcp.write(b"x").await.is_ok() {
@@ -391,6 +360,6 @@ fn a_peer_that_is_gone_is_an_error_and_no_signal() {
     common::in_process(
         NAME,
         |program| Command::new(program),
-        || block_on_within(body),
+        || common::block_on_within(body),
     );
 }

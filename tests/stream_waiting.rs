@@ -3,48 +3,19 @@
 mod common;
 
 use std::cell::{Cell, RefCell};
-use std::io::{self, ErrorKind};
+use std::io::ErrorKind;
 use std::pin::{pin, Pin};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use common::block_on_within;
+use common::sockets::{kind, on_both, pattern};
 #[cfg(not(target_os = "wasi"))]
-use common::PATIENCE;
-use coracle::net::{TcpListener, TcpStream};
+use common::{block_on_within, PATIENCE};
+#[cfg(not(target_os = "wasi"))]
+use coracle::net::TcpStream;
 use coracle::{spawn, yield_now};
 use futures_lite::future::poll_once;
 use futures_lite::io::AsyncRead;
-
-async fn tcp_pair() -> (TcpStream, TcpStream) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let client = TcpStream::connect(listener.local_addr().unwrap()).await;
-    (client.unwrap(), listener.accept().await.unwrap().0)
-}
-
-/// The same with the two ends of a connection of either kind.
-macro_rules! on_both {
-    (|$a:ident, $b:ident| $body:block) => {
-        block_on_within(async {
-            let ($a, $b) = tcp_pair().await;
-            $body
-        });
-        #[cfg(unix)]
-        block_on_within(async {
-            let ($a, $b) = coracle::net::UnixStream::pair().unwrap();
-            $body
-        });
-    };
-}
-
-/// Bytes that show where one is missing or out of its place.
-fn pattern(len: usize) -> Vec<u8> {
-    (0..len).map(|i| (i % 251) as u8).collect()
-}
-
-fn kind<T: std::fmt::Debug>(result: io::Result<T>) -> ErrorKind {
-    result.unwrap_err().kind()
-}
 
 #[test]
 fn what_would_wait_is_told_at_once() {
@@ -294,7 +265,7 @@ fn a_stream_outlives_the_runtimes_that_it_waits_in() {
             yield_now().await;
             assert!(poll_once(a.read(&mut [0; 8])).await.is_none());
         });
-        io::Write::write_all(&mut b, b"x").unwrap();
+        std::io::Write::write_all(&mut b, b"x").unwrap();
         let read = block_on_within(async { a.read(&mut [0; 8]).await });
         assert_eq!(read.unwrap(), 1);
     }
@@ -322,6 +293,6 @@ fn who_waits_for_a_stream_of_a_runtime_that_ends_goes_on() {
         is_waiting.recv_timeout(PATIENCE).unwrap();
         waiter
     });
-    io::Write::write_all(&mut b, b"after").unwrap();
+    std::io::Write::write_all(&mut b, b"after").unwrap();
     assert_eq!(waiter.join().unwrap().unwrap(), 5);
 }

@@ -11,16 +11,17 @@ use std::net::{SocketAddr, TcpListener};
 use std::process::Command;
 use std::time::Duration;
 
-use common::stream::{Event, Log, Recorder};
+use common::stream::{Log, Recorder};
 use common::tcp_connection::{
     accept, dead, echoing, exchange, listening, local_of, options, peer_of, refusal, std_pair, to,
 };
 use common::{block_on_within, in_process, settle};
 use coracle::net::Target;
 use coracle::time::timeout;
-use coracle::{create_connection, ConnectErrors, Family, ProtocolHandle, Transport};
+use coracle::{create_connection, ConnectErrors, Family};
 use giving_up::{
-    descriptors, descriptors_come_down_to, give_up_after, give_up_when_woken, ways_to_give_up,
+    descriptors, descriptors_come_down_to, give_up_after, give_up_when_woken, leaves_nothing,
+    ways_to_give_up,
 };
 
 const HOSTS: &str = "127.0.0.1 localhost\n\
@@ -203,24 +204,6 @@ fn of_several_local_addresses_the_first_that_works_is_bound_to() {
             assert_eq!(error.kind(), ErrorKind::AddrInUse, "{error}");
         });
     });
-}
-
-/// Checks that nothing is left of a connection that was given up, or is given up now; tells
-/// whether it was made in time.
-async fn leaves_nothing(
-    made: Option<io::Result<(Transport, ProtocolHandle<Recorder>)>>,
-    log: &Log,
-    open_before: usize,
-) -> bool {
-    let is_made = made.is_some();
-    if let Some(made) = made {
-        made.unwrap().0.close();
-    }
-    let whole = [Event::Made, Event::Lost(None)];
-    log.until(|events| events.is_empty() || events == whole)
-        .await;
-    descriptors_come_down_to(open_before, log.events()).await;
-    is_made
 }
 
 #[test]

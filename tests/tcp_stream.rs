@@ -2,25 +2,16 @@
 
 mod common;
 
-use std::io::{self, ErrorKind};
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 #[cfg(target_os = "linux")]
 use std::time::Duration;
 
+use common::sockets::{kind, tcp_pair};
 use common::{block_on_within, raw_code};
 use coracle::net::{Keepalive, TcpListener, TcpStream};
 use futures_lite::future::poll_once;
 use futures_lite::StreamExt;
-
-async fn tcp_pair() -> (TcpStream, TcpStream) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let client = TcpStream::connect(listener.local_addr().unwrap()).await;
-    (client.unwrap(), listener.accept().await.unwrap().0)
-}
-
-fn kind<T: std::fmt::Debug>(result: io::Result<T>) -> ErrorKind {
-    result.unwrap_err().kind()
-}
 
 #[test]
 fn connections_are_made_over_both_families_and_by_name() {

@@ -7,19 +7,12 @@ use std::io::{self, ErrorKind, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use common::pairs::pattern;
+use common::sockets::{pattern, tcp_pair};
 use common::tls::{client, client_of, server, server_of, BOTH, NAME, ONLY_12, ONLY_13};
 use common::{block_on_within, within};
-use coracle::net::{TcpListener, TcpStream, TlsStream};
+use coracle::net::{TcpStream, TlsStream};
 use futures_lite::future::{self, poll_once};
 use futures_lite::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-
-async fn tcp_pair() -> (TcpStream, TcpStream) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let connecting = TcpStream::connect(listener.local_addr().unwrap());
-    let (ours, theirs) = within(future::zip(connecting, listener.accept())).await;
-    (ours.unwrap(), theirs.unwrap().0)
-}
 
 /// A client and a server that have shaken hands.
 async fn over<S: AsyncRead + AsyncWrite + Unpin>(

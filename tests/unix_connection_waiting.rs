@@ -7,21 +7,21 @@ mod common;
 mod giving_up;
 
 use std::future::{poll_fn, Future};
-use std::io::{self, ErrorKind, Read};
+use std::io::{ErrorKind, Read};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use common::stream::{Event, Log, Recorder};
+use common::stream::{Log, Recorder};
 use common::unix_connection::{
     accept, echoing, exchange, listening, options, pair, place, refusal,
 };
 use common::{block_on_within, in_process, settle, within};
 use coracle::time::{sleep, timeout};
-use coracle::{create_unix_connection, spawn, yield_now, ProtocolHandle, Transport};
+use coracle::{create_unix_connection, spawn, yield_now};
 use futures_lite::future::poll_once;
-use giving_up::{descriptors, descriptors_come_down_to, give_up_when_woken, ways_to_give_up};
+use giving_up::{descriptors, give_up_when_woken, leaves_nothing, ways_to_give_up};
 use tempfile::TempDir;
 
 /// A listener at which no connection more may wait.
@@ -119,24 +119,6 @@ fn waiting_for_a_full_backlog_does_not_spin() {
         assert!(timeout(Duration::from_millis(100), counted).await.is_err());
         assert!(polls < 50, "polled {polls} times");
     });
-}
-
-/// Checks that nothing is left of a connection that was given up, or is given up now; tells
-/// whether it was made in time.
-async fn leaves_nothing(
-    made: Option<io::Result<(Transport, ProtocolHandle<Recorder>)>>,
-    log: &Log,
-    open_before: usize,
-) -> bool {
-    let is_made = made.is_some();
-    if let Some(made) = made {
-        made.unwrap().0.close();
-    }
-    let whole = [Event::Made, Event::Lost(None)];
-    log.until(|events| events.is_empty() || events == whole)
-        .await;
-    descriptors_come_down_to(open_before, log.events()).await;
-    is_made
 }
 
 // In a process of its own, where no other test opens descriptors.

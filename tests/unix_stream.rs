@@ -8,16 +8,13 @@ use std::os::fd::OwnedFd;
 #[cfg(target_os = "linux")]
 use std::path::Path;
 
+use common::sockets::kind;
 use common::{block_on_within, left_behind, raw_code};
 use coracle::net::{UnixListener, UnixStream};
 use coracle::{spawn, yield_now, Address};
 use futures_lite::future::poll_once;
 use futures_lite::StreamExt;
 use rustix::io::FdFlags;
-
-fn kind<T: std::fmt::Debug>(result: io::Result<T>) -> ErrorKind {
-    result.unwrap_err().kind()
-}
 
 fn socket2_unix(kind: socket2::Type) -> socket2::Socket {
     socket2::Socket::new(socket2::Domain::UNIX, kind, None).unwrap()

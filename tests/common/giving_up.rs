@@ -4,13 +4,15 @@
 
 use std::fmt::Debug;
 use std::future::{poll_fn, Future};
+use std::io;
 use std::pin::pin;
 use std::task::Poll;
 use std::time::Instant;
 
-use coracle::yield_now;
+use coracle::{yield_now, ProtocolHandle, Transport};
 use futures_lite::future::poll_once;
 
+use crate::common::stream::{Event, Log, Recorder};
 use crate::common::{settle, PATIENCE};
 
 /// Polls a future so many times, with other tasks' turns in between, and drops it unless it has
@@ -74,4 +76,22 @@ pub(crate) async fn descriptors_come_down_to(count: usize, what: impl Debug) {
         assert!(Instant::now() < give_up, "{what:?}: {open} are open");
         yield_now().await;
     }
+}
+
+/// Checks that nothing is left of a connection that was given up, or is given up now; tells
+/// whether it was made in time.
+pub(crate) async fn leaves_nothing(
+    made: Option<io::Result<(Transport, ProtocolHandle<Recorder>)>>,
+    log: &Log,
+    open_before: usize,
+) -> bool {
+    let is_made = made.is_some();
+    if let Some(made) = made {
+        made.unwrap().0.close();
+    }
+    let whole = [Event::Made, Event::Lost(None)];
+    log.until(|events| events.is_empty() || events == whole)
+        .await;
+    descriptors_come_down_to(open_before, log.events()).await;
+    is_made
 }

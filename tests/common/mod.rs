@@ -12,6 +12,7 @@ pub(crate) mod pairs;
 #[cfg(feature = "tls")]
 pub(crate) mod secured;
 pub(crate) mod server;
+pub(crate) mod sockets;
 pub(crate) mod stream;
 pub(crate) mod tcp_connection;
 #[cfg(feature = "tls")]

@@ -128,6 +128,13 @@ pub(crate) fn calls_for(name: &str, amount: u64) -> Calls {
     calls
 }
 
+/// Checks that a role does next to nothing in the time that it is given.
+#[track_caller]
+pub(crate) fn assert_rests(role: &str) {
+    let calls = calls_for(role, 300).total();
+    assert!(calls < 50, "{role}: {calls}");
+}
+
 /// What Linux may need, and what other platforms' code may, which these hooks have it run.
 pub(crate) fn limit(linux: f64, portable: f64) -> f64 {
     if cfg!(any(coracle_force_portable, polling_test_poll_backend)) {
