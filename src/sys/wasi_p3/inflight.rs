@@ -191,6 +191,14 @@ impl<T: Send + 'static> InFlight<T> {
         matches!(*lock(&self.0.state), State::UnderWay(_))
     }
 
+    /// Whether it has ended, for one that nobody waits for and whose value is of no use.
+    pub(super) fn is_over(&self) -> bool {
+        if self.0.told.load(Ordering::Relaxed) {
+            drop(self.take());
+        }
+        !self.is_under_way()
+    }
+
     /// The task that it was registered with last.
     pub(super) fn task(&self) -> usize {
         self.0.at.load(Ordering::Relaxed)

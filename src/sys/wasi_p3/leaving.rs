@@ -29,7 +29,7 @@ pub(super) trait Leaving {
 
 impl<T: Send + 'static> Leaving for InFlight<T> {
     fn is_over(&self) -> bool {
-        !self.is_under_way()
+        InFlight::is_over(self)
     }
 
     fn task(&self) -> usize {
@@ -69,5 +69,20 @@ pub(super) fn wait_for_all() {
     while sweep() && limit.as_mut().poll(&mut cx).is_pending() {
         task::turn(true);
         drive_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_end_of_a_runtime_has_waited_for_what_was_left_under_way() {
+        crate::block_on(async {
+            let operation = InFlight::new();
+            assert!(operation.start(wait_for(1_000_000)).is_none());
+            leave(operation);
+        });
+        assert!(!sweep(), "it has ended, and is let go");
     }
 }
