@@ -80,7 +80,7 @@ impl Shared {
     pub(super) fn upgrade(&self, handshake: Handshake) -> io::Result<()> {
         let mut state = self.lock();
         state.check_upgrade()?;
-        state.tls = Some(Secure::handshaking(Some(Box::new(handshake))));
+        state.speak_tls(Secure::handshaking(Some(Box::new(handshake))));
         self.call_driver(&state);
         Ok(())
     }
@@ -191,6 +191,12 @@ impl State {
             }) => Some(session),
             _ => None,
         }
+    }
+
+    /// Begins to, after a handshake or with one.
+    pub(super) fn speak_tls(&mut self, secure: Box<Secure>) {
+        self.tls = Some(secure);
+        self.flow.speak_tls();
     }
 
     /// Whether a connection can begin to speak TLS.

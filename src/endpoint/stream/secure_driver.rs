@@ -27,12 +27,12 @@ impl Part {
         match security {
             Security::Plain => Part::Plain,
             Security::Handshake(handshake) => {
-                shared.lock().tls = Some(Secure::handshaking(None));
+                shared.lock().speak_tls(Secure::handshaking(None));
                 Part::Handshake(handshake)
             }
             Security::Done(secure, out) => {
                 let mut state = shared.lock();
-                state.tls = Some(secure);
+                state.speak_tls(secure);
                 state.queue.extend(out);
                 shared.settle(&mut state);
                 shared.call_driver(&state);
