@@ -12,6 +12,7 @@ use rustls::{ClientConfig, ServerConfig};
 
 use crate::error::context;
 use crate::tls::backlog::Backlog;
+use crate::tls::lent;
 use crate::tls::session::Session;
 use crate::tls::{server_name, TlsInfo};
 
@@ -152,7 +153,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> TlsStream<S> {
     /// Encrypts what goes in one go, and sends or keeps it; an error comes with the next call.
     fn encrypt(&mut self, cx: &mut Context<'_>, plain: &[u8]) -> io::Result<usize> {
         let (io, unsent) = (&mut self.io, &mut self.unsent);
-        self.session.encrypt(plain, |mut ciphertext| {
+        lent::with_sent(|sent| {
+            let len = self.session.encrypt(plain, sent)?;
+            let mut ciphertext = sent.as_slice();
             while unsent.as_slice().is_empty() && !ciphertext.is_empty() {
                 match Pin::new(&mut *io).poll_write(cx, ciphertext) {
                     Poll::Ready(Ok(len @ 1..)) => ciphertext = &ciphertext[len..],
@@ -160,6 +163,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> TlsStream<S> {
                 }
             }
             unsent.append(ciphertext);
+            Ok(len)
         })
     }
 
@@ -258,7 +262,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for TlsStream<S> {
         let this = &mut *self;
         let unsent = &mut this.unsent;
         // After an error, the peer has been told that instead.
-        let _ = this.session.close(|ciphertext| unsent.append(ciphertext));
+        lent::with_sent(|sent| {
+            let _ = this.session.close(sent);
+            unsent.append(sent.as_slice());
+        });
         ready!(this.poll_drain(cx))?;
         Pin::new(&mut this.io).poll_close(cx)
     }

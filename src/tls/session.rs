@@ -14,11 +14,15 @@ use rustls::unbuffered::{ConnectionState, EncodeError, EncryptError, UnbufferedS
 use rustls::{CommonState, Error};
 
 use crate::tls::backlog::Backlog;
-use crate::tls::lent;
+use crate::tls::lent::{self, Room};
 use crate::tls::TlsInfo;
 
 /// Plaintext that is encrypted in one go: four of the largest records.
 const PIECE: usize = 64 * 1024;
+
+/// The most plaintext that goes into a record, and what a record has besides, amply.
+const RECORD: usize = 16 * 1024;
+const OVERHEAD: usize = 64;
 
 /// Ciphertext received at least, if so much is there: the largest record.
 const LEAST: usize = 17 * 1024;
@@ -68,6 +72,16 @@ enum Step {
 enum Outgoing<'a> {
     Data(&'a [u8]),
     CloseNotify,
+}
+
+impl Outgoing<'_> {
+    /// About how long it will be, rather too much.
+    fn estimate(&self) -> usize {
+        match self {
+            Outgoing::Data(plain) => plain.len() + (plain.len() / RECORD + 1) * OVERHEAD,
+            Outgoing::CloseNotify => OVERHEAD,
+        }
+    }
 }
 
 impl Session {
@@ -268,31 +282,31 @@ impl Session {
         error(failure)
     }
 
-    /// Encrypts from the front as much as goes in one go into the buffer that `sink` is given.
-    pub(crate) fn encrypt(&mut self, plain: &[u8], sink: impl FnOnce(&[u8])) -> io::Result<usize> {
+    /// Encrypts from the front as much as goes in one go, into this; gives how much that was.
+    pub(crate) fn encrypt(&mut self, plain: &[u8], into: &mut impl Room) -> io::Result<usize> {
         if self.closed {
             let why = "write after close_notify";
             return Err(io::Error::new(io::ErrorKind::BrokenPipe, why));
         }
         let piece = &plain[..plain.len().min(PIECE)];
-        self.send(Outgoing::Data(piece), sink)?;
+        self.send(Outgoing::Data(piece), into)?;
         Ok(piece.len())
     }
 
     /// Tells the peer that nothing more comes. Again, it does nothing.
-    pub(crate) fn close(&mut self, sink: impl FnOnce(&[u8])) -> io::Result<()> {
+    pub(crate) fn close(&mut self, into: &mut impl Room) -> io::Result<()> {
         if std::mem::replace(&mut self.closed, true) {
             return Ok(());
         }
-        self.send(Outgoing::CloseNotify, sink)
+        self.send(Outgoing::CloseNotify, into)
     }
 
-    fn send(&mut self, outgoing: Outgoing<'_>, sink: impl FnOnce(&[u8])) -> io::Result<()> {
+    fn send(&mut self, outgoing: Outgoing<'_>, into: &mut impl Room) -> io::Result<()> {
         if let Some(failure) = &self.failure {
             return Err(error(failure.clone()));
         }
         let mut kept = std::mem::take(&mut self.incoming);
-        let result = lent::with_sent(|buf| loop {
+        let result = loop {
             let mut sinks = Sinks {
                 dest: &mut [],
                 delivered: 0,
@@ -301,17 +315,14 @@ impl Session {
                 peer_closed: &mut self.peer_closed,
             };
             let (discard, sent) = process!(&mut self.side, kept.as_mut_slice(), |status| sinks
-                .send(status, &outgoing, buf));
+                .send(status, &outgoing, into));
             kept.consume(discard);
             match sent {
-                Ok(Some(len)) => {
-                    sink(&buf[..len]);
-                    break Ok(());
-                }
-                Ok(None) => {}
+                Ok(true) => break Ok(()),
+                Ok(false) => {}
                 Err(failure) => break Err(failure),
             }
-        });
+        };
         self.incoming = kept;
         result.map_err(|failure| self.fail(failure))
     }
@@ -404,14 +415,13 @@ impl Sinks<'_> {
         self.plain.append(later);
     }
 
-    /// Encrypts into `buf`, after all that has to go before, if rustls is ready for it; gives the
-    /// length then.
+    /// Encrypts, after all that has to go before, if rustls is ready for it; true then.
     fn send<D>(
         &mut self,
         status: UnbufferedStatus<'_, '_, D>,
         outgoing: &Outgoing<'_>,
-        buf: &mut Vec<u8>,
-    ) -> (usize, Result<Option<usize>, Error>) {
+        into: &mut impl Room,
+    ) -> (usize, Result<bool, Error>) {
         let discard = status.discard;
         let mut traffic = match status.state {
             Ok(ConnectionState::WriteTraffic(traffic)) => traffic,
@@ -424,26 +434,26 @@ impl Sinks<'_> {
             }
             state => {
                 let (discard, step) = self.step(UnbufferedStatus { discard, state });
-                return (discard, step.map(|_| None));
+                return (discard, step.map(|_| false));
             }
         };
         let before = self.out.len();
-        if buf.len() < before {
-            buf.resize(before, 0);
-        }
-        buf[..before].copy_from_slice(self.out);
+        let mut needed = before + outgoing.estimate();
         loop {
+            let buf = into.room(needed);
             let result = match outgoing {
                 Outgoing::Data(plain) => traffic.encrypt(plain, &mut buf[before..]),
                 Outgoing::CloseNotify => traffic.queue_close_notify(&mut buf[before..]),
             };
             let result = match result {
                 Ok(len) => {
+                    buf[..before].copy_from_slice(self.out);
                     *self.out = Vec::new();
-                    Ok(Some(before + len))
+                    into.fill(before + len);
+                    Ok(true)
                 }
-                Err(EncryptError::InsufficientSize(needed)) => {
-                    buf.resize(before + needed.required_size, 0);
+                Err(EncryptError::InsufficientSize(error)) => {
+                    needed = before + error.required_size;
                     continue;
                 }
                 Err(EncryptError::EncryptExhausted) => Err(Error::EncryptError),

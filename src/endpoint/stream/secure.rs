@@ -8,13 +8,14 @@ use std::time::Duration;
 use crate::endpoint::lifetime::Phase;
 use crate::endpoint::stream::handshake::{Handshake, Secure, Stage};
 use crate::endpoint::stream::lent;
-use crate::endpoint::stream::shared::{Shared, State, DIRECT};
+use crate::endpoint::stream::shared::{Shared, State, CORKED_CIPHERTEXT, DIRECT};
 use crate::sys::{Stream, StreamOps};
 use crate::tls::session::Session;
 use crate::tls::TlsInfo;
 
 impl Shared {
-    /// Encrypts, and sends or queues; what is written during a handshake waits for its end.
+    /// Encrypts into the queue, and sends where that is due; what is written during a handshake
+    /// waits for its end.
     pub(super) fn write_secure(&self, state: &mut State, bufs: &[IoSlice<'_>]) {
         let Some(mut secure) = state.tls.take() else {
             return;
@@ -47,32 +48,20 @@ impl Shared {
         state.tls = Some(secure);
     }
 
+    /// Sends in between if it is much.
     fn encrypt(&self, state: &mut State, session: &mut Session, plain: &[u8]) -> io::Result<()> {
         let mut rest = plain;
         while !rest.is_empty() && state.life.phase == Phase::Open {
-            let len = session.encrypt(rest, |ciphertext| self.enqueue(state, ciphertext))?;
+            let before = state.queue.len();
+            let len = session.encrypt(rest, &mut state.queue)?;
+            state.flow.add(state.queue.len() - before);
             rest = &rest[len..];
+            if state.queue.len() >= CORKED_CIPHERTEXT && !state.blocked {
+                self.flush(state);
+            }
         }
         state.dropped += rest.len() as u64;
         Ok(())
-    }
-
-    /// Sends what goes at once, and queues the rest.
-    fn enqueue(&self, state: &mut State, ciphertext: &[u8]) {
-        let mut sent = 0;
-        let now = !self.signals.is_corked() || ciphertext.len() >= DIRECT;
-        if state.queue.is_empty() && now && !state.blocked {
-            match self.try_write(state, &[IoSlice::new(ciphertext)]) {
-                Some(len) => sent = len,
-                None => return,
-            }
-        }
-        let rest = &ciphertext[sent..];
-        if !rest.is_empty() {
-            lent::equip(&mut state.queue);
-            state.queue.extend(rest);
-            state.flow.add(rest.len());
-        }
     }
 
     /// Has the driver make a handshake, before anything else is received. What is queued is sent
@@ -93,10 +82,7 @@ impl Shared {
             Some(Stage::Handshaking { early, .. }) => early,
             _ => Vec::new(),
         };
-        if !out.is_empty() {
-            lent::equip(&mut state.queue);
-            state.queue.extend(out);
-        }
+        state.queue.push(&out);
         if let Stage::Up(session) = &mut secure.stage {
             if let Err(error) = self.encrypt(&mut state, session, &early) {
                 self.fail(&mut state, error);
@@ -114,12 +100,9 @@ impl Shared {
             return;
         };
         if let Stage::Up(session) = &mut secure.stage {
-            let (queue, goodbye) = (&mut state.queue, &mut secure.goodbye);
-            let said = session.close(|ciphertext| {
-                lent::equip(queue);
-                queue.extend(ciphertext);
-                *goodbye = ciphertext.len();
-            });
+            let before = state.queue.len();
+            let said = session.close(&mut state.queue);
+            secure.goodbye = state.queue.len() - before;
             if let Err(error) = said {
                 self.fail(state, error);
             }
@@ -158,10 +141,8 @@ impl Shared {
         // Answers and alerts, the last of which go out now or never.
         let out = session.take_out();
         if !out.is_empty() {
-            lent::equip(&mut state.queue);
-            state.queue.extend(out);
+            state.queue.push(&out);
             self.flush(&mut state);
-            state.blocked = false;
             if state.has_work() {
                 self.call_driver(&state);
             }

@@ -33,7 +33,7 @@ impl Part {
             Security::Done(secure, out) => {
                 let mut state = shared.lock();
                 state.speak_tls(secure);
-                state.queue.extend(out);
+                state.queue.push(&out);
                 shared.settle(&mut state);
                 shared.call_driver(&state);
                 Part::Up
