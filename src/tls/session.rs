@@ -64,6 +64,8 @@ macro_rules! process {
 /// What became of one look at the input.
 enum Step {
     Again,
+    /// What was decrypted has been taken.
+    Delivered,
     /// Nothing happens without more input.
     Blocked,
 }
@@ -249,7 +251,12 @@ impl Session {
             delivered += sinks.delivered;
             used += discard;
             match step {
-                Ok(Step::Again) => {}
+                // There is nothing more to look at.
+                Ok(Step::Delivered) if used == input.len() && !self.common().wants_write() => {
+                    self.unprocessed = false;
+                    break;
+                }
+                Ok(Step::Again | Step::Delivered) => {}
                 Ok(Step::Blocked) => {
                     self.unprocessed = false;
                     break;
@@ -372,7 +379,7 @@ impl Sinks<'_> {
                         self.deliver(record.payload);
                     }
                     Some(Err(error)) => break Err(error),
-                    None => break Ok(Step::Again),
+                    None => break Ok(Step::Delivered),
                 }
             },
             Ok(ConnectionState::EncodeTlsData(mut data)) => {

@@ -12,7 +12,7 @@ const PIECE: usize = 66 * 1024;
 const SPARE: usize = 8;
 
 /// Pieces that are sent with one system call.
-pub(super) const SLICES: usize = 16;
+pub(super) const SLICES: usize = 8;
 
 #[derive(Debug, Default)]
 pub(super) struct Queue {

@@ -173,8 +173,9 @@ impl Shared {
         self.signals.set_corked(true);
         let result = callback();
         let mut state = self.lock();
-        self.signals.set_corked(false);
+        // The driver, which is what runs this, looks at the state next without being woken.
         self.flush_corked(&mut state);
+        self.signals.set_corked(false);
         result
     }
 
@@ -319,7 +320,10 @@ impl Shared {
             changed = Poll::Ready(());
         }
         state.blocked = !state.queue.is_empty();
+        // The driver need not be woken: this is it.
+        self.signals.set_corked(true);
         self.settle(&mut state);
+        self.signals.set_corked(false);
         changed
     }
 
