@@ -252,10 +252,14 @@ fn dropping_the_call_aborts_the_connection_unless_the_handshake_is_done() {
 fn what_cannot_begin_is_refused_and_changes_nothing() {
     block_on_within(async {
         let log = Log::new();
-        let (transport, mut peer) = upgraded(&log).await;
+        let (transport, _, tcp) = plain(&log).await;
+        let starting = transport.start_tls(as_client());
         let twice = within(transport.start_tls(as_client())).await.unwrap_err();
         assert_eq!(twice.kind(), ErrorKind::InvalidInput, "{twice}");
-        peer.write_all(b"on").await.unwrap();
+        let both = future::zip(starting, TlsStream::accept(tcp, server()));
+        let (started, peer) = within(both).await;
+        started.unwrap();
+        peer.unwrap().write_all(b"on").await.unwrap();
         log.until_len(2).await;
 
         let log = Log::new();

@@ -120,8 +120,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> TlsStream<S> {
         while self.session.is_handshaking() {
             ready!(self.poll_send(cx))?;
             let io = &mut self.io;
-            let read = |buf: &mut [u8]| Pin::new(&mut *io).poll_read(cx, buf);
-            let result = self.session.poll_handshake(read);
+            let mut read = |buf: &mut [u8]| Pin::new(&mut *io).poll_read(cx, buf);
+            let result = self.session.poll_handshake(&mut read);
             self.keep_out();
             ready!(result)?;
         }
@@ -214,8 +214,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for TlsStream<S> {
             return Poll::Ready(Err(error));
         }
         let io = &mut this.io;
-        let read = |into: &mut [u8]| Pin::new(&mut *io).poll_read(cx, into);
-        let result = this.session.poll_read(buf, read);
+        let mut read = |into: &mut [u8]| Pin::new(&mut *io).poll_read(cx, into);
+        let result = this.session.poll_read(buf, &mut read);
         this.keep_out();
         // Alerts and answers; whether they can be sent changes nothing about what was read.
         let _ = this.poll_drain(cx);

@@ -44,6 +44,8 @@ pub(crate) struct Session {
     /// close_notify has been made.
     closed: bool,
     failure: Option<Error>,
+    /// What this one speaks through, if it is TLS over TLS.
+    carrier: Option<Box<Session>>,
 }
 
 enum Side {
@@ -117,7 +119,18 @@ impl Session {
             peer_closed: false,
             closed: false,
             failure: None,
+            carrier: None,
         }
+    }
+
+    /// Speaks through this one from the beginning: TLS over TLS.
+    pub(crate) fn carry(&mut self, carrier: Box<Session>) {
+        self.carrier = Some(carrier);
+    }
+
+    /// What this one spoke through, which goes on alone.
+    pub(crate) fn take_carrier(&mut self) -> Option<Box<Session>> {
+        self.carrier.take()
     }
 
     fn common(&self) -> &CommonState {
@@ -138,12 +151,24 @@ impl Session {
 
     /// Whether `poll_read` has something to give, or to look at, before it reads.
     pub(crate) fn has_input(&self) -> bool {
-        self.pending() > 0 || self.peer_closed || self.unprocessed
+        let carrier = self.carrier.as_deref();
+        self.pending() > 0
+            || self.peer_closed
+            || self.unprocessed
+            || carrier.is_some_and(Session::has_input)
     }
 
     /// What is to be sent before anything else: to be asked for after every other call.
     pub(crate) fn take_out(&mut self) -> Vec<u8> {
-        std::mem::take(&mut self.out)
+        let out = std::mem::take(&mut self.out);
+        let Some(carrier) = self.carrier.as_deref_mut() else {
+            return out;
+        };
+        lent::with_sent(|sent| {
+            // If it cannot, it says why, and reading will.
+            let _ = carrier.encrypt_all(&out, sent);
+            [sent.as_slice(), &carrier.take_out()].concat()
+        })
     }
 
     pub(crate) fn info(&self) -> TlsInfo {
@@ -153,12 +178,12 @@ impl Session {
     /// Goes on with the handshake: ready when it is done or there is something to send.
     pub(crate) fn poll_handshake(
         &mut self,
-        mut read: impl FnMut(&mut [u8]) -> Poll<io::Result<usize>>,
+        read: &mut impl FnMut(&mut [u8]) -> Poll<io::Result<usize>>,
     ) -> Poll<io::Result<()>> {
         while self.is_handshaking() && self.out.is_empty() {
             match self.unprocessed {
                 true => self.process_kept(&mut []).map(drop)?,
-                false => ready!(self.poll_fill(&mut [], LEAST, &mut read)).map(drop)?,
+                false => ready!(self.poll_fill(&mut [], LEAST, read)).map(drop)?,
             }
         }
         Poll::Ready(Ok(()))
@@ -169,7 +194,7 @@ impl Session {
     pub(crate) fn poll_read(
         &mut self,
         dest: &mut [u8],
-        mut read: impl FnMut(&mut [u8]) -> Poll<io::Result<usize>>,
+        read: &mut impl FnMut(&mut [u8]) -> Poll<io::Result<usize>>,
     ) -> Poll<io::Result<usize>> {
         if dest.is_empty() {
             return Poll::Ready(Ok(0));
@@ -182,7 +207,7 @@ impl Session {
             let len = match self.unprocessed {
                 true => self.process_kept(dest)?,
                 // Plaintext is a little shorter than its ciphertext.
-                false => ready!(self.poll_fill(dest, dest.len() + LEAST / 16, &mut read))?,
+                false => ready!(self.poll_fill(dest, dest.len() + LEAST / 16, read))?,
             };
             if len > 0 {
                 return Poll::Ready(Ok(len));
@@ -214,7 +239,11 @@ impl Session {
             if buf.len() < end {
                 buf.resize(end, 0);
             }
-            let len = ready!(read(&mut buf[kept..end]))?;
+            let room = &mut buf[kept..end];
+            let len = match self.carrier.as_deref_mut() {
+                None => ready!(read(room))?,
+                Some(carrier) => ready!(carrier.poll_read(room, read))?,
+            };
             if len == 0 {
                 return Poll::Ready(Err(io::Error::new(
                     io::ErrorKind::UnexpectedEof,
@@ -296,8 +325,17 @@ impl Session {
             return Err(io::Error::new(io::ErrorKind::BrokenPipe, why));
         }
         let piece = &plain[..plain.len().min(PIECE)];
-        self.send(Outgoing::Data(piece), into)?;
+        self.send_through(Outgoing::Data(piece), into)?;
         Ok(piece.len())
+    }
+
+    fn encrypt_all(&mut self, plain: &[u8], into: &mut impl Room) -> io::Result<()> {
+        let mut rest = plain;
+        while !rest.is_empty() {
+            let len = self.encrypt(rest, into)?;
+            rest = &rest[len..];
+        }
+        Ok(())
     }
 
     /// Tells the peer that nothing more comes. Again, it does nothing.
@@ -305,7 +343,19 @@ impl Session {
         if std::mem::replace(&mut self.closed, true) {
             return Ok(());
         }
-        self.send(Outgoing::CloseNotify, into)
+        self.send_through(Outgoing::CloseNotify, into)
+    }
+
+    fn send_through(&mut self, outgoing: Outgoing<'_>, into: &mut impl Room) -> io::Result<()> {
+        let Some(mut carrier) = self.carrier.take() else {
+            return self.send(outgoing, into);
+        };
+        let result = lent::with_sent(|sent| {
+            self.send(outgoing, sent)?;
+            carrier.encrypt_all(sent.as_slice(), into)
+        });
+        self.carrier = Some(carrier);
+        result
     }
 
     fn send(&mut self, outgoing: Outgoing<'_>, into: &mut impl Room) -> io::Result<()> {

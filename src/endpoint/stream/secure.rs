@@ -66,9 +66,12 @@ impl Shared {
 
     /// Has the driver make a handshake, before anything else is received. What is queued is sent
     /// before.
-    pub(super) fn upgrade(&self, handshake: Handshake) -> io::Result<()> {
+    pub(super) fn upgrade(&self, mut handshake: Handshake) -> io::Result<()> {
         let mut state = self.lock();
         state.check_upgrade()?;
+        if let Some(Stage::Up(session)) = state.tls.take().map(|secure| secure.stage) {
+            handshake.carry(session);
+        }
         state.speak_tls(Secure::handshaking(Some(Box::new(handshake))));
         self.call_driver(&state);
         Ok(())
@@ -111,6 +114,31 @@ impl Shared {
         self.settle(state);
     }
 
+    /// The layer of TLS that was begun last has ended: if it spoke through another, ends that.
+    pub(super) fn peel(&self) -> bool {
+        let mut state = self.lock();
+        let Some(secure) = state.tls.as_deref_mut() else {
+            return false;
+        };
+        let Stage::Up(session) = &mut secure.stage else {
+            return false;
+        };
+        let Some(carrier) = session.take_carrier() else {
+            return false;
+        };
+        let last = std::mem::replace(session, carrier);
+        secure.ended.get_or_insert_with(|| Box::new(last.info()));
+        self.say_goodbye(&mut state);
+        true
+    }
+
+    /// Nothing more can be said, in no layer.
+    pub(super) fn forget_carriers(&self) {
+        if let Some(session) = self.lock().session() {
+            session.take_carrier();
+        }
+    }
+
     /// Whether there is something to deliver before anything is received.
     pub(super) fn has_input(&self) -> bool {
         self.lock()
@@ -136,8 +164,8 @@ impl Shared {
         let Some(session) = state.session() else {
             return Poll::Pending;
         };
-        let read = |into: &mut [u8]| stream.poll_read(cx, &mut [IoSliceMut::new(into)]);
-        let result = session.poll_read(buf, read);
+        let mut read = |into: &mut [u8]| stream.poll_read(cx, &mut [IoSliceMut::new(into)]);
+        let result = session.poll_read(buf, &mut read);
         // Answers and alerts, the last of which go out now or never.
         let out = session.take_out();
         if !out.is_empty() {
@@ -188,8 +216,8 @@ impl State {
         if self.life.phase != Phase::Open {
             return Err(closed("the connection"));
         }
-        if self.tls.is_some() {
-            return Err(invalid("the connection speaks TLS already"));
+        if self.is_handshaking() {
+            return Err(invalid("a TLS handshake is under way already"));
         }
         if self.writing != Writing::Open {
             return Err(invalid("start_tls after write_eof"));
