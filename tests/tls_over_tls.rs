@@ -246,7 +246,7 @@ fn noise_in_the_lower_layer_ends_the_connection() {
         let log = Log::new();
         let (transport, peer) = layered(&log).await;
         let tcp = peer.into_inner().0.into_inner();
-        (&tcp).write_all(b"no record of TLS").await.unwrap();
+        tcp.write_all(b"no record of TLS").await.unwrap();
         ends(&log, &transport, &[], Some(ErrorKind::InvalidData)).await;
     });
 }

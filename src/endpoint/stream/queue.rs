@@ -60,7 +60,7 @@ impl Queue {
         }
     }
 
-    /// Removes from the front.
+    /// Removes from the front so many bytes, if they are there.
     pub(super) fn consume(&mut self, len: usize) {
         let mut rest = len.min(self.len);
         self.len -= rest;
@@ -80,10 +80,6 @@ impl Queue {
                 }
             }
         }
-    }
-
-    pub(super) fn clear(&mut self) {
-        self.consume(self.len);
     }
 
     /// What is to be sent first.
@@ -174,7 +170,7 @@ mod tests {
             assert!(!offered.is_empty() || expected.is_empty());
             assert!(expected.starts_with(&offered));
         }
-        queue.clear();
+        queue.consume(queue.len());
         assert!(queue.is_empty() && content(&queue).is_empty());
     }
 
@@ -186,10 +182,10 @@ mod tests {
         }
         queue.consume(99 * PIECE);
         assert_eq!(queue.pieces.len(), 1 + SPARE);
-        queue.clear();
+        queue.consume(queue.len());
         assert_eq!(queue.pieces.len(), SPARE);
         queue.push(&[1; 2 * PIECE]);
-        queue.clear();
+        queue.consume(queue.len());
         assert_eq!(
             queue.pieces.len(),
             SPARE - 1,

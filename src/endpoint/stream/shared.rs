@@ -310,7 +310,9 @@ impl Shared {
             match socket.inner().poll_write(cx, &slices[..count]) {
                 Poll::Ready(Ok(sent)) => state.queue.consume(sent),
                 #[cfg(feature = "tls")]
-                Poll::Ready(Err(_)) if state.is_goodbye(state.queue.len()) => state.queue.clear(),
+                Poll::Ready(Err(_)) if state.is_goodbye(state.queue.len()) => {
+                    state.queue.consume(usize::MAX);
+                }
                 Poll::Ready(Err(error)) => {
                     self.fail(&mut state, error);
                     return Poll::Ready(());
