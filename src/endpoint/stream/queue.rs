@@ -8,7 +8,7 @@ use crate::endpoint::stream::lent;
 /// A piece takes no more once it has so much, unless that is the first: 64 KiB and what TLS adds.
 const PIECE: usize = 66 * 1024;
 
-/// Empty pieces that are kept for what comes.
+/// Empty pieces that are kept for what comes, and one more.
 const SPARE: usize = 8;
 
 /// Pieces that are sent with one system call.
@@ -75,8 +75,11 @@ impl Queue {
             self.used -= 1;
             let empty = self.pieces.pop_front();
             if let Some(empty) = empty.filter(|empty| empty.bytes.capacity() <= PIECE) {
-                if self.pieces.len() - self.used < SPARE {
-                    self.pieces.push_back(empty);
+                // The one that was used last is used next, if it can be.
+                match self.used {
+                    0 => self.pieces.push_front(empty),
+                    _ if self.pieces.len() - self.used < SPARE => self.pieces.push_back(empty),
+                    _ => {}
                 }
             }
         }
@@ -183,14 +186,15 @@ mod tests {
         queue.consume(99 * PIECE);
         assert_eq!(queue.pieces.len(), 1 + SPARE);
         queue.consume(queue.len());
-        assert_eq!(queue.pieces.len(), SPARE);
+        assert_eq!(queue.pieces.len(), SPARE + 1);
+        let memory = queue.pieces[0].bytes.as_ptr();
+        queue.push(&[1; 100]);
+        assert_eq!(queue.pieces[0].bytes.as_ptr(), memory);
+        queue.consume(queue.len());
+        assert_eq!(queue.pieces[0].bytes.as_ptr(), memory, "again and again");
         queue.push(&[1; 2 * PIECE]);
         queue.consume(queue.len());
-        assert_eq!(
-            queue.pieces.len(),
-            SPARE - 1,
-            "one that has become large goes"
-        );
+        assert_eq!(queue.pieces.len(), SPARE, "one that has become large goes");
     }
 
     #[cfg(feature = "tls")]
