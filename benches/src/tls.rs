@@ -40,6 +40,8 @@ pub fn run() -> io::Result<()> {
         .unwrap_or(1.0);
     let target = Duration::from_secs_f64(seconds);
     let path = std::env::temp_dir().join(format!("coracle-tls-{}", std::process::id()));
+    // What a process of this number has left behind, if it was killed.
+    let _ = std::fs::remove_file(&path);
     let listener = UnixListener::bind(&path)?;
     let server = server_config();
     thread::spawn(move || rt::serve(listener, server));
