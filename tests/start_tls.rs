@@ -77,6 +77,37 @@ fn what_is_queued_goes_out_plain_and_what_follows_encrypted() {
     });
 }
 
+#[test]
+fn write_limits_become_those_of_tls_unless_they_were_given() {
+    const LIMITS: (usize, usize) = (128 * 1024, 512 * 1024);
+    block_on_within(async {
+        let (transport, _, tcp) = plain(&Log::new()).await;
+        assert_eq!(transport.write_buffer_limits(), (16 * 1024, 64 * 1024));
+        let starting = transport.start_tls(as_client());
+        assert_eq!(transport.write_buffer_limits(), LIMITS);
+        let both = future::zip(starting, TlsStream::accept(tcp, server()));
+        within(both).await.0.unwrap();
+        assert_eq!(transport.write_buffer_limits(), LIMITS);
+
+        let log = Log::new();
+        let (transport, _, silent) = plain(&log).await;
+        transport
+            .set_write_buffer_limits(Some(1_000), None)
+            .unwrap();
+        let _starting = transport.start_tls(as_client());
+        assert_eq!(transport.write_buffer_limits(), (250, 1_000));
+        transport.write(&[0; 999]).unwrap();
+        settle().await;
+        assert_eq!(told(&log).len(), log.events().len());
+        transport.write(&[0]).unwrap();
+        log.until_event(Event::Pause).await;
+        assert_eq!(transport.write_buffer_size(), 1_000, "not encrypted yet");
+        transport.set_write_buffer_limits(None, None).unwrap();
+        assert_eq!(transport.write_buffer_limits(), LIMITS);
+        drop(silent);
+    });
+}
+
 /// A server that is asked to begin, and begins in the same callback.
 struct Asked {
     log: Log,
@@ -221,10 +252,14 @@ fn dropping_the_call_aborts_the_connection_unless_the_handshake_is_done() {
 fn what_cannot_begin_is_refused_and_changes_nothing() {
     block_on_within(async {
         let log = Log::new();
-        let (transport, mut peer) = upgraded(&log).await;
+        let (transport, _, tcp) = plain(&log).await;
+        let starting = transport.start_tls(as_client());
         let twice = within(transport.start_tls(as_client())).await.unwrap_err();
         assert_eq!(twice.kind(), ErrorKind::InvalidInput, "{twice}");
-        peer.write_all(b"on").await.unwrap();
+        let both = future::zip(starting, TlsStream::accept(tcp, server()));
+        let (started, peer) = within(both).await;
+        started.unwrap();
+        peer.unwrap().write_all(b"on").await.unwrap();
         log.until_len(2).await;
 
         let log = Log::new();

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 use common::pairs::{pattern, LARGE};
 use common::secured::{connected, connected_with};
 use common::stream::{Event, Log, Recorder};
-use common::{block_on_within, within};
+use common::{block_on_within, settle, within};
 use coracle::{on_data, BufferedProtocol, Protocol, Transport};
 use futures_lite::future::{self, poll_once};
 use futures_lite::{AsyncReadExt, AsyncWriteExt};
@@ -23,7 +23,7 @@ fn a_peer_that_does_not_read_pauses_writing_and_one_that_reads_resumes_it() {
         let sent = pattern(LARGE);
         transport.write(&sent).unwrap();
         log.until_event(Event::Pause).await;
-        assert!(transport.write_buffer_size() > 64 * 1024);
+        assert!(transport.write_buffer_size() >= 512 * 1024);
         assert!(poll_once(transport.drain()).await.is_none());
         let mut received = vec![0; LARGE];
         within(peer.read_exact(&mut received)).await.unwrap();
@@ -38,6 +38,52 @@ fn a_peer_that_does_not_read_pauses_writing_and_one_that_reads_resumes_it() {
         .await;
         let pauses = [Event::Made, Event::Pause, Event::Resume];
         assert_eq!(log.events(), pauses);
+    });
+}
+
+/// What a record of TLS 1.3 has besides what is in it: five bytes before it, and behind it one for
+/// its kind and sixteen for its proof.
+const RECORD: usize = 5 + 1 + 16;
+
+#[test]
+fn limits_are_higher_than_without_tls_and_the_high_one_is_too_much() {
+    block_on_within(async {
+        let log = Log::new();
+        let (transport, _, mut peer) = connected(Recorder::new(&log)).await;
+        let defaults = (128 * 1024, 512 * 1024);
+        assert_eq!(transport.write_buffer_limits(), defaults, "(low, high)");
+        for (high, low, expected) in [
+            (Some(100), None, (25, 100)),
+            (None, Some(100), (100, 400)),
+            (None, None, defaults),
+            (Some(2 * LARGE), None, (LARGE / 2, 2 * LARGE)),
+        ] {
+            transport.set_write_buffer_limits(high, low).unwrap();
+            assert_eq!(transport.write_buffer_limits(), expected);
+        }
+        let mut sent = pattern(LARGE);
+        transport.write(&sent).unwrap();
+        settle().await;
+        let size = transport.write_buffer_size();
+        assert!(size > 1 << 19, "the system has taken nearly all: {size}");
+        let high = size + 1_000 + 2 * RECORD;
+        transport.set_write_buffer_limits(Some(high), None).unwrap();
+        transport.write(&sent[..999]).unwrap();
+        sent.extend_from_within(..999);
+        let size = transport.write_buffer_size();
+        assert_eq!(size, high - 1 - RECORD, "ciphertext is what counts");
+        transport.drain().await.unwrap();
+        settle().await;
+        assert_eq!(log.events(), [Event::Made]);
+        transport.write(b"!").unwrap();
+        sent.push(b'!');
+        assert_eq!(transport.write_buffer_size(), high);
+        assert!(poll_once(transport.drain()).await.is_none());
+        log.until_event(Event::Pause).await;
+        let mut received = vec![0; sent.len()];
+        within(peer.read_exact(&mut received)).await.unwrap();
+        assert!(received == sent);
+        log.until_event(Event::Resume).await;
     });
 }
 

@@ -6,7 +6,7 @@ mod common;
 #[path = "peers/process.rs"]
 mod process;
 
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::mpsc;
@@ -17,8 +17,9 @@ use common::stream::{Event, Log, Recorder};
 use common::tls::{client_of, server_of, BOTH};
 use common::within;
 use coracle::{
-    create_connection, create_server, create_unix_connection, Address, TcpOptions,
-    TcpServerOptions, Transport, UnixOptions,
+    create_connection, create_server, create_unix_connection, create_unix_server, spawn, Address,
+    Protocol, StartTlsOptions, TcpOptions, TcpServerOptions, Transport, UnixOptions,
+    UnixServerOptions,
 };
 use process::{example, in_guest, python, run, tool, Done, Process, LIMIT};
 
@@ -328,6 +329,91 @@ fn asyncio_servers_echo_over_a_unix_socket() {
         transport.write(&sent).unwrap();
         log.until_len(sent.len()).await;
         assert!(log.data() == sent);
+        transport.close();
+        within(transport.closed()).await.unwrap();
+    });
+    assert_eq!(server.line(), "closed", "in order");
+}
+
+/// Agrees to TLS over TLS when asked to, and echoes then.
+struct Agreeing {
+    log: Log,
+    secure: bool,
+}
+
+impl Protocol for Agreeing {
+    fn data_received(&mut self, transport: &Transport, data: &[u8]) -> io::Result<()> {
+        match (self.secure, data) {
+            (true, data) => transport.write(data),
+            (false, b"STARTTLS\n") => {
+                self.secure = true;
+                transport.write(b"OK\n")?;
+                let options = StartTlsOptions::server(server_of(BOTH, "server", false));
+                spawn(transport.start_tls(options)).detach();
+                Ok(())
+            }
+            (false, other) => panic!("{other:?}"),
+        }
+    }
+
+    fn eof_received(&mut self, _: &Transport) -> io::Result<bool> {
+        self.log.push(Event::Eof);
+        Ok(false)
+    }
+
+    fn connection_lost(&mut self, _: &Transport, error: Option<&io::Error>) {
+        self.log.push(Event::Lost(error.map(io::Error::kind)));
+    }
+}
+
+#[test]
+fn asyncio_clients_speak_tls_over_tls() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("server");
+    coracle::block_on(async {
+        let log = Log::new();
+        let factory = {
+            let log = log.clone();
+            move || Agreeing {
+                log: log.clone(),
+                secure: false,
+            }
+        };
+        let options = UnixServerOptions::new().path(&path);
+        let options = options.tls(server_of(BOTH, "server", false));
+        let _server = create_unix_server(factory, options).await.unwrap();
+        let mut client = python("tls_peer.py");
+        client.arg("connect-over").arg(&path).arg(file("ca.pem"));
+        client.args(["localhost", LARGE]);
+        let done = smol::unblock(move || run(&mut client));
+        let done = coracle::time::timeout(LIMIT, done).await.unwrap();
+        assert_eq!(done.stdout, format!("echo {LARGE} TLSv1.3\n"), "{done:?}");
+        log.until_lost().await;
+        assert_eq!(log.events(), [Event::Eof, Event::Lost(None)]);
+    });
+}
+
+#[test]
+fn asyncio_servers_speak_tls_over_tls() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("server");
+    let mut server = python("tls_peer.py");
+    server.arg("serve-over").arg(&path);
+    let server = server.arg(file("server.pem")).arg(file("server.key"));
+    let (server, addr) = Process::server(server);
+    coracle::block_on(async {
+        let log = Log::new();
+        let transport = connect(&addr, &log, client_of(BOTH, "ca", None)).await;
+        let transport = transport.unwrap();
+        transport.write(b"STARTTLS\n").unwrap();
+        log.until_len(3).await;
+        assert_eq!(log.data(), b"OK\n");
+        let options = StartTlsOptions::client(client_of(BOTH, "ca", None), "localhost");
+        within(transport.start_tls(options)).await.unwrap();
+        let sent = common::pairs::pattern(LARGE.parse().unwrap());
+        transport.write(&sent).unwrap();
+        log.until_len(3 + sent.len()).await;
+        assert!(log.data()[3..] == sent);
         transport.close();
         within(transport.closed()).await.unwrap();
     });

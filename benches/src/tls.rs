@@ -2,8 +2,8 @@
 //! client for all, which is blocking and on a thread of its own. They are written once, against a
 //! module `rt` that each binary defines for its runtime, with `serve(listener, config)`.
 //!
-//! A client sends commands of nine bytes: what is to be done, and a length. `u`: that many bytes
-//! follow, and are answered with one. `d`: that many bytes are sent.
+//! A client sends commands of nine bytes, each in one record: what is to be done, and a length. `u`:
+//! that many bytes follow, and are answered with one. `d`: that many bytes are sent.
 
 use std::io::{self, Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -40,6 +40,8 @@ pub fn run() -> io::Result<()> {
         .unwrap_or(1.0);
     let target = Duration::from_secs_f64(seconds);
     let path = std::env::temp_dir().join(format!("coracle-tls-{}", std::process::id()));
+    // What a process of this number has left behind, if it was killed.
+    let _ = std::fs::remove_file(&path);
     let listener = UnixListener::bind(&path)?;
     let server = server_config();
     thread::spawn(move || rt::serve(listener, server));
@@ -71,8 +73,11 @@ pub fn run() -> io::Result<()> {
 
 fn transfer(stream: &mut Client, what: u8, len: u64) -> io::Result<()> {
     let block = [7; BLOCK];
-    stream.write_all(&[what])?;
-    stream.write_all(&len.to_le_bytes())?;
+    let mut command = [what; COMMAND];
+    command[1..].copy_from_slice(&len.to_le_bytes());
+    // At once: on one processor, whether the scheduler lets the server run between two writes would
+    // decide how fast it is.
+    stream.write_all(&command)?;
     if what == b'u' {
         for _ in 0..len / BLOCK as u64 {
             stream.write_all(&block)?;

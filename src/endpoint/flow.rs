@@ -4,9 +4,12 @@ use std::io;
 
 use crate::error::invalid;
 
-/// asyncio's defaults, in bytes.
+/// asyncio's default for the high limit, in bytes; low is a quarter of it.
 const HIGH: usize = 64 * 1024;
-const LOW: usize = 16 * 1024;
+
+/// The same where TLS is spoken.
+#[cfg(feature = "tls")]
+const HIGH_TLS: usize = 512 * 1024;
 
 /// What a queued datagram counts beyond its bytes, so that empty ones count too.
 pub(crate) const DATAGRAM_OVERHEAD: usize = 8;
@@ -16,6 +19,11 @@ pub(crate) const DATAGRAM_OVERHEAD: usize = 8;
 pub(crate) struct Flow {
     high: usize,
     low: usize,
+    /// The high limit unless the user sets limits, which are his from then on.
+    default: usize,
+    given: bool,
+    /// The high limit itself is too much.
+    inclusive: bool,
     size: usize,
     paused: bool,
     /// What the protocol was told last.
@@ -36,7 +44,10 @@ impl Default for Flow {
     fn default() -> Flow {
         Flow {
             high: HIGH,
-            low: LOW,
+            low: HIGH / 4,
+            default: HIGH,
+            given: false,
+            inclusive: false,
             size: 0,
             paused: false,
             told: false,
@@ -46,12 +57,26 @@ impl Default for Flow {
 }
 
 impl Flow {
-    /// Sets the limits in bytes. One alone implies the other: low is a quarter of high.
+    /// From here on TLS is spoken, where asyncio's defaults are higher, and where it pauses at the
+    /// high limit already. Limits that were given stay.
+    #[cfg(feature = "tls")]
+    pub(crate) fn speak_tls(&mut self) {
+        self.default = HIGH_TLS;
+        self.inclusive = true;
+        if !self.given {
+            (self.high, self.low) = (HIGH_TLS, HIGH_TLS / 4);
+        }
+        self.check_pause();
+    }
+
+    /// Sets the limits in bytes. One alone implies the other: low is a quarter of high. None sets
+    /// the defaults.
     pub(crate) fn set_limits(&mut self, high: Option<usize>, low: Option<usize>) -> io::Result<()> {
+        let given = high.is_some() || low.is_some();
         let high = match (high, low) {
             (Some(high), _) => high,
             (None, Some(low)) => low.saturating_mul(4),
-            (None, None) => HIGH,
+            (None, None) => self.default,
         };
         let low = low.unwrap_or(high / 4);
         if high < low {
@@ -61,6 +86,7 @@ impl Flow {
         }
         self.high = high;
         self.low = low;
+        self.given = given;
         // Lowering may pause at once; raising does not resume before something was sent.
         self.check_pause();
         Ok(())
@@ -84,7 +110,7 @@ impl Flow {
     }
 
     pub(crate) fn is_over(&self) -> bool {
-        self.size > self.high
+        self.size > self.high || (self.inclusive && self.size == self.high && self.size > 0)
     }
 
     /// After the queue has grown.
@@ -160,6 +186,55 @@ mod tests {
         assert_eq!(flow.limits(), (100, 400), "a refused call changes nothing");
         flow.set_limits(None, None).unwrap();
         assert_eq!(flow.limits(), (16 * 1024, 64 * 1024));
+    }
+
+    #[cfg(feature = "tls")]
+    #[test]
+    fn with_tls_limits_are_higher_and_the_high_one_is_too_much() {
+        let mut flow = Flow::default();
+        flow.speak_tls();
+        assert_eq!(flow.limits(), (128 * 1024, 512 * 1024));
+        flow.add(512 * 1024 - 1);
+        flow.check_pause();
+        assert_eq!(flow.take_change(), None);
+        flow.add(1);
+        flow.check_pause();
+        assert_eq!(flow.take_change(), Some(Change::Pause));
+        flow.remove(384 * 1024 - 1);
+        assert!(!flow.check_resume());
+        flow.remove(1);
+        assert!(flow.check_resume());
+        flow.set_limits(Some(8), None).unwrap();
+        assert_eq!(flow.limits(), (2, 8));
+        flow.set_limits(None, None).unwrap();
+        assert_eq!(flow.limits(), (128 * 1024, 512 * 1024));
+    }
+
+    #[cfg(feature = "tls")]
+    #[test]
+    fn given_limits_stay_when_tls_begins() {
+        let mut flow = Flow::default();
+        flow.set_limits(Some(100), None).unwrap();
+        flow.add(100);
+        flow.check_pause();
+        assert!(!flow.is_paused());
+        flow.speak_tls();
+        assert_eq!(flow.limits(), (25, 100));
+        assert!(flow.is_paused(), "100 is too much now");
+    }
+
+    #[cfg(feature = "tls")]
+    #[test]
+    fn a_high_limit_of_zero_pauses_on_any_byte_with_tls_too_and_on_none_not() {
+        let mut flow = Flow::default();
+        flow.speak_tls();
+        flow.set_limits(Some(0), None).unwrap();
+        assert!(!flow.is_paused());
+        flow.add(1);
+        flow.check_pause();
+        assert!(flow.is_paused());
+        flow.remove(1);
+        assert!(flow.check_resume());
     }
 
     #[test]

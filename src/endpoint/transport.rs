@@ -2,7 +2,7 @@
 
 /// For a type with a field `shared`, whose state has `life`, `flow` and `reading`.
 macro_rules! transport_methods {
-    ($what:literal) => {
+    ($what:literal, $limits:literal) => {
         /// Whether it is closing or closed.
         pub fn is_closing(&self) -> bool {
             self.shared.lock().life.phase != Phase::Open
@@ -44,10 +44,13 @@ macro_rules! transport_methods {
         }
 
         /// Sets the sizes of the queue above which the protocol is asked to pause writing, and
-        /// down to which it is asked to resume: in bytes, and 8 more for every datagram.
+        /// down to which it is asked to resume: in bytes.
         ///
         /// Unless set: high 64 KiB, low 16 KiB. One alone implies the other: low is a quarter of
-        /// high. The limits are advice, nothing is refused because of them.
+        /// high; none at all are those defaults. The limits are advice, nothing is refused because
+        /// of them.
+        ///
+        #[doc = $limits]
         ///
         /// # Errors
         /// - `InvalidInput`: high is below low.

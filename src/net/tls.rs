@@ -12,6 +12,7 @@ use rustls::{ClientConfig, ServerConfig};
 
 use crate::error::context;
 use crate::tls::backlog::Backlog;
+use crate::tls::lent;
 use crate::tls::session::Session;
 use crate::tls::{server_name, TlsInfo};
 
@@ -119,8 +120,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> TlsStream<S> {
         while self.session.is_handshaking() {
             ready!(self.poll_send(cx))?;
             let io = &mut self.io;
-            let read = |buf: &mut [u8]| Pin::new(&mut *io).poll_read(cx, buf);
-            let result = self.session.poll_handshake(read);
+            let mut read = |buf: &mut [u8]| Pin::new(&mut *io).poll_read(cx, buf);
+            let result = self.session.poll_handshake(&mut read);
             self.keep_out();
             ready!(result)?;
         }
@@ -152,7 +153,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> TlsStream<S> {
     /// Encrypts what goes in one go, and sends or keeps it; an error comes with the next call.
     fn encrypt(&mut self, cx: &mut Context<'_>, plain: &[u8]) -> io::Result<usize> {
         let (io, unsent) = (&mut self.io, &mut self.unsent);
-        self.session.encrypt(plain, |mut ciphertext| {
+        lent::with_sent(|sent| {
+            let len = self.session.encrypt(plain, sent)?;
+            let mut ciphertext = sent.as_slice();
             while unsent.as_slice().is_empty() && !ciphertext.is_empty() {
                 match Pin::new(&mut *io).poll_write(cx, ciphertext) {
                     Poll::Ready(Ok(len @ 1..)) => ciphertext = &ciphertext[len..],
@@ -160,6 +163,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> TlsStream<S> {
                 }
             }
             unsent.append(ciphertext);
+            Ok(len)
         })
     }
 
@@ -210,8 +214,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for TlsStream<S> {
             return Poll::Ready(Err(error));
         }
         let io = &mut this.io;
-        let read = |into: &mut [u8]| Pin::new(&mut *io).poll_read(cx, into);
-        let result = this.session.poll_read(buf, read);
+        let mut read = |into: &mut [u8]| Pin::new(&mut *io).poll_read(cx, into);
+        let result = this.session.poll_read(buf, &mut read);
         this.keep_out();
         // Alerts and answers; whether they can be sent changes nothing about what was read.
         let _ = this.poll_drain(cx);
@@ -258,7 +262,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for TlsStream<S> {
         let this = &mut *self;
         let unsent = &mut this.unsent;
         // After an error, the peer has been told that instead.
-        let _ = this.session.close(|ciphertext| unsent.append(ciphertext));
+        lent::with_sent(|sent| {
+            let _ = this.session.close(sent);
+            unsent.append(sent.as_slice());
+        });
         ready!(this.poll_drain(cx))?;
         Pin::new(&mut this.io).poll_close(cx)
     }

@@ -27,13 +27,51 @@ pub(crate) fn with_received<R>(f: impl FnOnce(&mut Vec<u8>) -> R) -> R {
 }
 
 /// Lends the thread's buffer for what is to be sent.
-pub(crate) fn with_sent<R>(f: impl FnOnce(&mut Vec<u8>) -> R) -> R {
+pub(crate) fn with_sent<R>(f: impl FnOnce(&mut Sent<'_>) -> R) -> R {
     let mut buf = SENT.try_with(Cell::take).unwrap_or_default();
-    let result = f(sized(&mut buf));
+    let result = f(&mut Sent {
+        buf: sized(&mut buf),
+        len: 0,
+    });
     if buf.len() <= KEPT {
         let _ = SENT.try_with(|kept| kept.set(buf));
     }
     result
+}
+
+/// Where ciphertext can be put.
+pub(crate) trait Room {
+    /// Memory behind what is there, for so many bytes at least.
+    fn room(&mut self, len: usize) -> &mut [u8];
+
+    /// So much of it is filled.
+    fn fill(&mut self, len: usize);
+}
+
+/// The thread's buffer for what is to be sent.
+pub(crate) struct Sent<'a> {
+    buf: &'a mut Vec<u8>,
+    len: usize,
+}
+
+impl Sent<'_> {
+    pub(crate) fn as_slice(&self) -> &[u8] {
+        &self.buf[..self.len]
+    }
+}
+
+impl Room for Sent<'_> {
+    fn room(&mut self, len: usize) -> &mut [u8] {
+        let end = self.len + len;
+        if self.buf.len() < end {
+            self.buf.resize(end, 0);
+        }
+        &mut self.buf[self.len..]
+    }
+
+    fn fill(&mut self, len: usize) {
+        self.len += len;
+    }
 }
 
 fn sized(buf: &mut Vec<u8>) -> &mut Vec<u8> {

@@ -50,6 +50,7 @@ pub(crate) mod lent;
 mod pem;
 mod roots;
 pub(crate) mod session;
+mod sinks;
 
 use std::io;
 

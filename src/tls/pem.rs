@@ -45,7 +45,7 @@ pub fn roots_from_pem_file(path: impl AsRef<Path>) -> io::Result<RootCertStore> 
     let mut roots = RootCertStore::empty();
     for cert in certs_from_pem_file(path)? {
         let added = roots.add(cert);
-        added.map_err(|error| context(super::session::error(error), path.display()))?;
+        added.map_err(|error| context(super::sinks::error(error), path.display()))?;
     }
     Ok(roots)
 }

@@ -10,11 +10,11 @@ use std::task::{ready, Poll};
 use rustls::client::{ClientConfig, UnbufferedClientConnection};
 use rustls::pki_types::ServerName;
 use rustls::server::{Acceptor, ServerConfig, UnbufferedServerConnection};
-use rustls::unbuffered::{ConnectionState, EncodeError, EncryptError, UnbufferedStatus};
 use rustls::{CommonState, Error};
 
 use crate::tls::backlog::Backlog;
-use crate::tls::lent;
+use crate::tls::lent::{self, Room};
+use crate::tls::sinks::{error, Outgoing, Sinks, Step};
 use crate::tls::TlsInfo;
 
 /// Plaintext that is encrypted in one go: four of the largest records.
@@ -40,6 +40,8 @@ pub(crate) struct Session {
     /// close_notify has been made.
     closed: bool,
     failure: Option<Error>,
+    /// What this one speaks through, if it is TLS over TLS.
+    carrier: Option<Box<Session>>,
 }
 
 enum Side {
@@ -55,19 +57,6 @@ macro_rules! process {
             Side::Server(conn) => $then(conn.process_tls_records($input)),
         }
     };
-}
-
-/// What became of one look at the input.
-enum Step {
-    Again,
-    /// Nothing happens without more input.
-    Blocked,
-}
-
-/// What is to be made of plaintext, when rustls is ready for it.
-enum Outgoing<'a> {
-    Data(&'a [u8]),
-    CloseNotify,
 }
 
 impl Session {
@@ -101,7 +90,18 @@ impl Session {
             peer_closed: false,
             closed: false,
             failure: None,
+            carrier: None,
         }
+    }
+
+    /// Speaks through this one from the beginning: TLS over TLS.
+    pub(crate) fn carry(&mut self, carrier: Box<Session>) {
+        self.carrier = Some(carrier);
+    }
+
+    /// What this one spoke through, which goes on alone.
+    pub(crate) fn take_carrier(&mut self) -> Option<Box<Session>> {
+        self.carrier.take()
     }
 
     fn common(&self) -> &CommonState {
@@ -122,12 +122,24 @@ impl Session {
 
     /// Whether `poll_read` has something to give, or to look at, before it reads.
     pub(crate) fn has_input(&self) -> bool {
-        self.pending() > 0 || self.peer_closed || self.unprocessed
+        let carrier = self.carrier.as_deref();
+        self.pending() > 0
+            || self.peer_closed
+            || self.unprocessed
+            || carrier.is_some_and(Session::has_input)
     }
 
     /// What is to be sent before anything else: to be asked for after every other call.
     pub(crate) fn take_out(&mut self) -> Vec<u8> {
-        std::mem::take(&mut self.out)
+        let out = std::mem::take(&mut self.out);
+        let Some(carrier) = self.carrier.as_deref_mut() else {
+            return out;
+        };
+        lent::with_sent(|sent| {
+            // If it cannot, it says why, and reading will.
+            let _ = carrier.encrypt_all(&out, sent);
+            [sent.as_slice(), &carrier.take_out()].concat()
+        })
     }
 
     pub(crate) fn info(&self) -> TlsInfo {
@@ -137,12 +149,12 @@ impl Session {
     /// Goes on with the handshake: ready when it is done or there is something to send.
     pub(crate) fn poll_handshake(
         &mut self,
-        mut read: impl FnMut(&mut [u8]) -> Poll<io::Result<usize>>,
+        read: &mut impl FnMut(&mut [u8]) -> Poll<io::Result<usize>>,
     ) -> Poll<io::Result<()>> {
         while self.is_handshaking() && self.out.is_empty() {
             match self.unprocessed {
                 true => self.process_kept(&mut []).map(drop)?,
-                false => ready!(self.poll_fill(&mut [], LEAST, &mut read)).map(drop)?,
+                false => ready!(self.poll_fill(&mut [], LEAST, read)).map(drop)?,
             }
         }
         Poll::Ready(Ok(()))
@@ -153,7 +165,7 @@ impl Session {
     pub(crate) fn poll_read(
         &mut self,
         dest: &mut [u8],
-        mut read: impl FnMut(&mut [u8]) -> Poll<io::Result<usize>>,
+        read: &mut impl FnMut(&mut [u8]) -> Poll<io::Result<usize>>,
     ) -> Poll<io::Result<usize>> {
         if dest.is_empty() {
             return Poll::Ready(Ok(0));
@@ -166,7 +178,7 @@ impl Session {
             let len = match self.unprocessed {
                 true => self.process_kept(dest)?,
                 // Plaintext is a little shorter than its ciphertext.
-                false => ready!(self.poll_fill(dest, dest.len() + LEAST / 16, &mut read))?,
+                false => ready!(self.poll_fill(dest, dest.len() + LEAST / 16, read))?,
             };
             if len > 0 {
                 return Poll::Ready(Ok(len));
@@ -198,7 +210,11 @@ impl Session {
             if buf.len() < end {
                 buf.resize(end, 0);
             }
-            let len = ready!(read(&mut buf[kept..end]))?;
+            let room = &mut buf[kept..end];
+            let len = match self.carrier.as_deref_mut() {
+                None => ready!(read(room))?,
+                Some(carrier) => ready!(carrier.poll_read(room, read))?,
+            };
             if len == 0 {
                 return Poll::Ready(Err(io::Error::new(
                     io::ErrorKind::UnexpectedEof,
@@ -235,7 +251,12 @@ impl Session {
             delivered += sinks.delivered;
             used += discard;
             match step {
-                Ok(Step::Again) => {}
+                // There is nothing more to look at.
+                Ok(Step::Delivered) if used == input.len() && !self.common().wants_write() => {
+                    self.unprocessed = false;
+                    break;
+                }
+                Ok(Step::Again | Step::Delivered) => {}
                 Ok(Step::Blocked) => {
                     self.unprocessed = false;
                     break;
@@ -268,31 +289,52 @@ impl Session {
         error(failure)
     }
 
-    /// Encrypts from the front as much as goes in one go into the buffer that `sink` is given.
-    pub(crate) fn encrypt(&mut self, plain: &[u8], sink: impl FnOnce(&[u8])) -> io::Result<usize> {
+    /// Encrypts from the front as much as goes in one go, into this; gives how much that was.
+    pub(crate) fn encrypt(&mut self, plain: &[u8], into: &mut impl Room) -> io::Result<usize> {
         if self.closed {
             let why = "write after close_notify";
             return Err(io::Error::new(io::ErrorKind::BrokenPipe, why));
         }
         let piece = &plain[..plain.len().min(PIECE)];
-        self.send(Outgoing::Data(piece), sink)?;
+        self.send_through(Outgoing::Data(piece), into)?;
         Ok(piece.len())
     }
 
+    fn encrypt_all(&mut self, plain: &[u8], into: &mut impl Room) -> io::Result<()> {
+        let mut rest = plain;
+        while !rest.is_empty() {
+            let len = self.encrypt(rest, into)?;
+            rest = &rest[len..];
+        }
+        Ok(())
+    }
+
     /// Tells the peer that nothing more comes. Again, it does nothing.
-    pub(crate) fn close(&mut self, sink: impl FnOnce(&[u8])) -> io::Result<()> {
+    pub(crate) fn close(&mut self, into: &mut impl Room) -> io::Result<()> {
         if std::mem::replace(&mut self.closed, true) {
             return Ok(());
         }
-        self.send(Outgoing::CloseNotify, sink)
+        self.send_through(Outgoing::CloseNotify, into)
     }
 
-    fn send(&mut self, outgoing: Outgoing<'_>, sink: impl FnOnce(&[u8])) -> io::Result<()> {
+    fn send_through(&mut self, outgoing: Outgoing<'_>, into: &mut impl Room) -> io::Result<()> {
+        let Some(mut carrier) = self.carrier.take() else {
+            return self.send(outgoing, into);
+        };
+        let result = lent::with_sent(|sent| {
+            self.send(outgoing, sent)?;
+            carrier.encrypt_all(sent.as_slice(), into)
+        });
+        self.carrier = Some(carrier);
+        result
+    }
+
+    fn send(&mut self, outgoing: Outgoing<'_>, into: &mut impl Room) -> io::Result<()> {
         if let Some(failure) = &self.failure {
             return Err(error(failure.clone()));
         }
         let mut kept = std::mem::take(&mut self.incoming);
-        let result = lent::with_sent(|buf| loop {
+        let result = loop {
             let mut sinks = Sinks {
                 dest: &mut [],
                 delivered: 0,
@@ -301,17 +343,14 @@ impl Session {
                 peer_closed: &mut self.peer_closed,
             };
             let (discard, sent) = process!(&mut self.side, kept.as_mut_slice(), |status| sinks
-                .send(status, &outgoing, buf));
+                .send(status, &outgoing, into));
             kept.consume(discard);
             match sent {
-                Ok(Some(len)) => {
-                    sink(&buf[..len]);
-                    break Ok(());
-                }
-                Ok(None) => {}
+                Ok(true) => break Ok(()),
+                Ok(false) => {}
                 Err(failure) => break Err(failure),
             }
-        });
+        };
         self.incoming = kept;
         result.map_err(|failure| self.fail(failure))
     }
@@ -338,122 +377,4 @@ impl Session {
         }
         self.hello = None;
     }
-}
-
-/// Where the results of processing go.
-struct Sinks<'a> {
-    dest: &'a mut [u8],
-    delivered: usize,
-    plain: &'a mut Backlog,
-    out: &'a mut Vec<u8>,
-    peer_closed: &'a mut bool,
-}
-
-impl Sinks<'_> {
-    /// Takes in what rustls has found; gives how much of the input is done with.
-    fn step<D>(&mut self, status: UnbufferedStatus<'_, '_, D>) -> (usize, Result<Step, Error>) {
-        let mut discard = status.discard;
-        let step = match status.state {
-            Ok(ConnectionState::ReadTraffic(mut traffic)) => loop {
-                match traffic.next_record() {
-                    Some(Ok(record)) => {
-                        discard += record.discard;
-                        self.deliver(record.payload);
-                    }
-                    Some(Err(error)) => break Err(error),
-                    None => break Ok(Step::Again),
-                }
-            },
-            Ok(ConnectionState::EncodeTlsData(mut data)) => {
-                let before = self.out.len();
-                let mut result = data.encode(&mut []);
-                if let Err(EncodeError::InsufficientSize(needed)) = result {
-                    self.out.resize(before + needed.required_size, 0);
-                    result = data.encode(&mut self.out[before..]);
-                }
-                match result {
-                    Ok(_) => Ok(Step::Again),
-                    Err(error) => Err(Error::General(error.to_string())),
-                }
-            }
-            // It will be, by whoever asks for `out`.
-            Ok(ConnectionState::TransmitTlsData(data)) => {
-                data.done();
-                Ok(Step::Again)
-            }
-            Ok(ConnectionState::PeerClosed) => {
-                *self.peer_closed = true;
-                Ok(Step::Again)
-            }
-            Ok(
-                ConnectionState::BlockedHandshake
-                | ConnectionState::WriteTraffic(_)
-                | ConnectionState::Closed,
-            ) => Ok(Step::Blocked),
-            Ok(state) => Err(Error::General(format!("unknown state: {state:?}"))),
-            Err(error) => Err(error),
-        };
-        (discard, step)
-    }
-
-    fn deliver(&mut self, payload: &[u8]) {
-        let room = self.dest.len() - self.delivered;
-        let (now, later) = payload.split_at(payload.len().min(room));
-        self.dest[self.delivered..][..now.len()].copy_from_slice(now);
-        self.delivered += now.len();
-        self.plain.append(later);
-    }
-
-    /// Encrypts into `buf`, after all that has to go before, if rustls is ready for it; gives the
-    /// length then.
-    fn send<D>(
-        &mut self,
-        status: UnbufferedStatus<'_, '_, D>,
-        outgoing: &Outgoing<'_>,
-        buf: &mut Vec<u8>,
-    ) -> (usize, Result<Option<usize>, Error>) {
-        let discard = status.discard;
-        let mut traffic = match status.state {
-            Ok(ConnectionState::WriteTraffic(traffic)) => traffic,
-            Ok(ConnectionState::Closed) => {
-                let state = Err(Error::General("closed".into()));
-                return (discard, state);
-            }
-            Ok(ConnectionState::BlockedHandshake) => {
-                return (discard, Err(Error::HandshakeNotComplete));
-            }
-            state => {
-                let (discard, step) = self.step(UnbufferedStatus { discard, state });
-                return (discard, step.map(|_| None));
-            }
-        };
-        let before = self.out.len();
-        if buf.len() < before {
-            buf.resize(before, 0);
-        }
-        buf[..before].copy_from_slice(self.out);
-        loop {
-            let result = match outgoing {
-                Outgoing::Data(plain) => traffic.encrypt(plain, &mut buf[before..]),
-                Outgoing::CloseNotify => traffic.queue_close_notify(&mut buf[before..]),
-            };
-            let result = match result {
-                Ok(len) => {
-                    *self.out = Vec::new();
-                    Ok(Some(before + len))
-                }
-                Err(EncryptError::InsufficientSize(needed)) => {
-                    buf.resize(before + needed.required_size, 0);
-                    continue;
-                }
-                Err(EncryptError::EncryptExhausted) => Err(Error::EncryptError),
-            };
-            return (discard, result);
-        }
-    }
-}
-
-/// What rustls says, as the crate's errors are.
-pub(crate) fn error(error: Error) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, error)
 }

@@ -31,7 +31,7 @@ mod rt {
                 transport.write(&DATA[..some as usize])?;
                 self.down -= some;
                 let (_, high) = transport.write_buffer_limits();
-                self.paused = transport.write_buffer_size() > high;
+                self.paused = transport.write_buffer_size() >= high;
             }
             Ok(())
         }

@@ -141,7 +141,10 @@ impl DatagramTransport {
         }
     }
 
-    transport_methods!("the datagram endpoint");
+    transport_methods!(
+        "the datagram endpoint",
+        "A datagram counts 8 bytes more than it has."
+    );
 
     /// Stops receiving: datagrams wait in the system's buffer, which drops them when it is full.
     pub fn pause_reading(&self) {

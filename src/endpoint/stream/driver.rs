@@ -228,7 +228,7 @@ impl<P: StreamProtocol<K>, K> ConnectionDriver<P, K> {
         self.look();
     }
 
-    fn look(&mut self) {
+    pub(super) fn look(&mut self) {
         #[cfg(feature = "tls")]
         self.look_for_upgrade();
         let state = self.transport.shared.lock();

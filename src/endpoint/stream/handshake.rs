@@ -35,6 +35,8 @@ pub(crate) struct Secure {
     pub(super) shutdown: Duration,
     /// The length of close_notify, which is queued last.
     pub(super) goodbye: usize,
+    /// What was agreed on last, once that layer of several has ended.
+    pub(super) ended: Option<Box<TlsInfo>>,
 }
 
 pub(super) enum Stage {
@@ -73,6 +75,11 @@ impl Handshake {
             timer: None,
             failure: None,
         }
+    }
+
+    /// Has it made through what the connection speaks already.
+    pub(super) fn carry(&mut self, carrier: Box<Session>) {
+        self.session.carry(carrier);
     }
 
     /// Until the end, where the caller waits for it.
@@ -121,8 +128,8 @@ impl Handshake {
             if !self.session.is_handshaking() {
                 return Poll::Ready(Ok(()));
             }
-            let read = |buf: &mut [u8]| stream.poll_read(cx, &mut [IoSliceMut::new(buf)]);
-            if let Err(error) = ready!(self.session.poll_handshake(read)) {
+            let mut read = |buf: &mut [u8]| stream.poll_read(cx, &mut [IoSliceMut::new(buf)]);
+            if let Err(error) = ready!(self.session.poll_handshake(&mut read)) {
                 self.failure = Some(match error.kind() {
                     io::ErrorKind::UnexpectedEof => io::Error::new(
                         io::ErrorKind::ConnectionReset,
@@ -138,8 +145,8 @@ impl Handshake {
 
     /// What the peer has objected to, if it has said so before it went.
     fn last_words(&mut self, cx: &mut Context<'_>, stream: &Stream) -> Option<io::Error> {
-        let read = |buf: &mut [u8]| stream.poll_read(cx, &mut [IoSliceMut::new(buf)]);
-        match self.session.poll_handshake(read) {
+        let mut read = |buf: &mut [u8]| stream.poll_read(cx, &mut [IoSliceMut::new(buf)]);
+        match self.session.poll_handshake(&mut read) {
             Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::InvalidData => Some(error),
             _ => None,
         }
@@ -151,6 +158,7 @@ impl Handshake {
             stage: Stage::Up(self.session),
             shutdown: self.limits.shutdown,
             goodbye: 0,
+            ended: None,
         };
         (secure, self.out[self.sent..].to_vec())
     }
@@ -171,6 +179,7 @@ impl Secure {
             },
             shutdown: Duration::ZERO,
             goodbye: 0,
+            ended: None,
         })
     }
 
@@ -185,6 +194,7 @@ impl Secure {
     pub(super) fn info(&self) -> Option<TlsInfo> {
         match &self.stage {
             Stage::Handshaking { .. } => None,
+            Stage::Up(_) if self.ended.is_some() => self.ended.as_deref().cloned(),
             Stage::Up(session) => Some(session.info()),
             Stage::Over(info) => info.clone(),
         }

@@ -2,17 +2,15 @@
 //! none.
 
 use std::cell::Cell;
-use std::collections::VecDeque;
+
+use crate::endpoint::stream::queue::Queue;
 
 /// Bytes received with one system call.
 const RECEIVE: usize = 64 * 1024;
 
-/// The largest queue that is kept for the next that writes.
-const KEPT_QUEUE: usize = 64 * 1024;
-
 thread_local! {
     static BUFFER: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
-    static QUEUE: Cell<VecDeque<u8>> = const { Cell::new(VecDeque::new()) };
+    static QUEUE: Cell<Queue> = const { Cell::new(Queue::new()) };
 }
 
 /// Lends the thread's receive buffer.
@@ -27,16 +25,14 @@ pub(super) fn with<R>(f: impl FnOnce(&mut [u8]) -> R) -> R {
 }
 
 /// Memory for a queue that has none.
-pub(super) fn equip(queue: &mut VecDeque<u8>) {
-    if queue.capacity() == 0 {
-        *queue = QUEUE.try_with(Cell::take).unwrap_or_default();
-    }
+pub(super) fn equip(queue: &mut Queue) {
+    *queue = QUEUE.try_with(Cell::take).unwrap_or_default();
 }
 
 /// Takes the memory of a queue that is empty.
-pub(super) fn strip(queue: &mut VecDeque<u8>) {
-    let queue = std::mem::take(queue);
-    if (1..=KEPT_QUEUE).contains(&queue.capacity()) {
+pub(super) fn strip(queue: &mut Queue) {
+    if queue.has_memory() {
+        let queue = std::mem::take(queue);
         let _ = QUEUE.try_with(|kept| kept.set(queue));
     }
 }

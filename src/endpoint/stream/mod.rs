@@ -5,6 +5,7 @@ pub(crate) mod driver;
 mod handshake;
 mod lent;
 pub(crate) mod protocol;
+mod queue;
 pub(crate) mod race;
 #[cfg(feature = "tls")]
 mod secure;

@@ -74,8 +74,8 @@ pub trait Protocol {
         Ok(false)
     }
 
-    /// What waits to be sent exceeds the [high limit](Transport::set_write_buffer_limits): write
-    /// no more for now. Nothing is refused if you do.
+    /// What waits to be sent exceeds the [high limit](Transport::set_write_buffer_limits), or has
+    /// reached it where TLS is spoken: write no more for now. Nothing is refused if you do.
     fn pause_writing(&mut self, transport: &Transport) {
         let _ = transport;
     }

@@ -8,13 +8,14 @@ use std::time::Duration;
 use crate::endpoint::lifetime::Phase;
 use crate::endpoint::stream::handshake::{Handshake, Secure, Stage};
 use crate::endpoint::stream::lent;
-use crate::endpoint::stream::shared::{Shared, State, DIRECT};
+use crate::endpoint::stream::shared::{Shared, State, CORKED_CIPHERTEXT, DIRECT};
 use crate::sys::{Stream, StreamOps};
 use crate::tls::session::Session;
 use crate::tls::TlsInfo;
 
 impl Shared {
-    /// Encrypts, and sends or queues; what is written during a handshake waits for its end.
+    /// Encrypts into the queue, and sends where that is due; what is written during a handshake
+    /// waits for its end.
     pub(super) fn write_secure(&self, state: &mut State, bufs: &[IoSlice<'_>]) {
         let Some(mut secure) = state.tls.take() else {
             return;
@@ -47,40 +48,31 @@ impl Shared {
         state.tls = Some(secure);
     }
 
+    /// Sends in between if it is much.
     fn encrypt(&self, state: &mut State, session: &mut Session, plain: &[u8]) -> io::Result<()> {
         let mut rest = plain;
         while !rest.is_empty() && state.life.phase == Phase::Open {
-            let len = session.encrypt(rest, |ciphertext| self.enqueue(state, ciphertext))?;
+            let before = state.queue.len();
+            let len = session.encrypt(rest, &mut state.queue)?;
+            state.flow.add(state.queue.len() - before);
             rest = &rest[len..];
+            if state.queue.len() >= CORKED_CIPHERTEXT && !state.blocked {
+                self.flush(state);
+            }
         }
         state.dropped += rest.len() as u64;
         Ok(())
     }
 
-    /// Sends what goes at once, and queues the rest.
-    fn enqueue(&self, state: &mut State, ciphertext: &[u8]) {
-        let mut sent = 0;
-        let now = !self.signals.is_corked() || ciphertext.len() >= DIRECT;
-        if state.queue.is_empty() && now && !state.blocked {
-            match self.try_write(state, &[IoSlice::new(ciphertext)]) {
-                Some(len) => sent = len,
-                None => return,
-            }
-        }
-        let rest = &ciphertext[sent..];
-        if !rest.is_empty() {
-            lent::equip(&mut state.queue);
-            state.queue.extend(rest);
-            state.flow.add(rest.len());
-        }
-    }
-
     /// Has the driver make a handshake, before anything else is received. What is queued is sent
     /// before.
-    pub(super) fn upgrade(&self, handshake: Handshake) -> io::Result<()> {
+    pub(super) fn upgrade(&self, mut handshake: Handshake) -> io::Result<()> {
         let mut state = self.lock();
         state.check_upgrade()?;
-        state.tls = Some(Secure::handshaking(Some(Box::new(handshake))));
+        if let Some(Stage::Up(session)) = state.tls.take().map(|secure| secure.stage) {
+            handshake.carry(session);
+        }
+        state.speak_tls(Secure::handshaking(Some(Box::new(handshake))));
         self.call_driver(&state);
         Ok(())
     }
@@ -93,10 +85,7 @@ impl Shared {
             Some(Stage::Handshaking { early, .. }) => early,
             _ => Vec::new(),
         };
-        if !out.is_empty() {
-            lent::equip(&mut state.queue);
-            state.queue.extend(out);
-        }
+        state.queue.push(&out);
         if let Stage::Up(session) = &mut secure.stage {
             if let Err(error) = self.encrypt(&mut state, session, &early) {
                 self.fail(&mut state, error);
@@ -114,18 +103,40 @@ impl Shared {
             return;
         };
         if let Stage::Up(session) = &mut secure.stage {
-            let (queue, goodbye) = (&mut state.queue, &mut secure.goodbye);
-            let said = session.close(|ciphertext| {
-                lent::equip(queue);
-                queue.extend(ciphertext);
-                *goodbye = ciphertext.len();
-            });
+            let before = state.queue.len();
+            let said = session.close(&mut state.queue);
+            secure.goodbye = state.queue.len() - before;
             if let Err(error) = said {
                 self.fail(state, error);
             }
         }
         state.tls = Some(secure);
         self.settle(state);
+    }
+
+    /// The layer of TLS that was begun last has ended: if it spoke through another, ends that.
+    pub(super) fn peel(&self) -> bool {
+        let mut state = self.lock();
+        let Some(secure) = state.tls.as_deref_mut() else {
+            return false;
+        };
+        let Stage::Up(session) = &mut secure.stage else {
+            return false;
+        };
+        let Some(carrier) = session.take_carrier() else {
+            return false;
+        };
+        let last = std::mem::replace(session, carrier);
+        secure.ended.get_or_insert_with(|| Box::new(last.info()));
+        self.say_goodbye(&mut state);
+        true
+    }
+
+    /// Nothing more can be said, in no layer.
+    pub(super) fn forget_carriers(&self) {
+        if let Some(session) = self.lock().session() {
+            session.take_carrier();
+        }
     }
 
     /// Whether there is something to deliver before anything is received.
@@ -153,15 +164,13 @@ impl Shared {
         let Some(session) = state.session() else {
             return Poll::Pending;
         };
-        let read = |into: &mut [u8]| stream.poll_read(cx, &mut [IoSliceMut::new(into)]);
-        let result = session.poll_read(buf, read);
+        let mut read = |into: &mut [u8]| stream.poll_read(cx, &mut [IoSliceMut::new(into)]);
+        let result = session.poll_read(buf, &mut read);
         // Answers and alerts, the last of which go out now or never.
         let out = session.take_out();
         if !out.is_empty() {
-            lent::equip(&mut state.queue);
-            state.queue.extend(out);
+            state.queue.push(&out);
             self.flush(&mut state);
-            state.blocked = false;
             if state.has_work() {
                 self.call_driver(&state);
             }
@@ -193,6 +202,12 @@ impl State {
         }
     }
 
+    /// Begins to, after a handshake or with one.
+    pub(super) fn speak_tls(&mut self, secure: Box<Secure>) {
+        self.tls = Some(secure);
+        self.flow.speak_tls();
+    }
+
     /// Whether a connection can begin to speak TLS.
     pub(super) fn check_upgrade(&self) -> io::Result<()> {
         use crate::endpoint::stream::shared::Writing;
@@ -201,8 +216,8 @@ impl State {
         if self.life.phase != Phase::Open {
             return Err(closed("the connection"));
         }
-        if self.tls.is_some() {
-            return Err(invalid("the connection speaks TLS already"));
+        if self.is_handshaking() {
+            return Err(invalid("a TLS handshake is under way already"));
         }
         if self.writing != Writing::Open {
             return Err(invalid("start_tls after write_eof"));

@@ -27,13 +27,13 @@ impl Part {
         match security {
             Security::Plain => Part::Plain,
             Security::Handshake(handshake) => {
-                shared.lock().tls = Some(Secure::handshaking(None));
+                shared.lock().speak_tls(Secure::handshaking(None));
                 Part::Handshake(handshake)
             }
             Security::Done(secure, out) => {
                 let mut state = shared.lock();
-                state.tls = Some(secure);
-                state.queue.extend(out);
+                state.speak_tls(secure);
+                state.queue.push(&out);
                 shared.settle(&mut state);
                 shared.call_driver(&state);
                 Part::Up
@@ -45,7 +45,7 @@ impl Part {
 impl<P: StreamProtocol<K>, K> ConnectionDriver<P, K> {
     /// `start_tls` has a handshake to be made.
     pub(super) fn look_for_upgrade(&mut self) {
-        if let Part::Plain = self.tls {
+        if let Part::Plain | Part::Up = self.tls {
             let upgrade = self.transport.shared.lock().take_upgrade();
             if let Some(handshake) = upgrade {
                 self.tls = Part::Handshake(handshake);
@@ -81,8 +81,9 @@ impl<P: StreamProtocol<K>, K> ConnectionDriver<P, K> {
         Poll::Ready(())
     }
 
-    /// Sends what is queued, close_notify the last, and waits for the peer's; ready if that
-    /// changed anything. Afterwards there is nothing more to be done.
+    /// Sends what is queued, close_notify the last, and waits for the peer's; the same again for
+    /// every layer of TLS over TLS. Ready if that changed anything. Afterwards there is nothing
+    /// more to be done.
     pub(super) fn poll_parting(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let shared = &self.transport.shared;
         if let Part::Up = self.tls {
@@ -108,6 +109,7 @@ impl<P: StreamProtocol<K>, K> ConnectionDriver<P, K> {
                 Poll::Ready(Ok(0)) => self.ended = true,
                 Poll::Ready(Err(error)) => {
                     self.ended = true;
+                    shared.forget_carriers();
                     let is_end = error.kind() == io::ErrorKind::UnexpectedEof;
                     if self.queued && !is_end {
                         shared.fail(&mut shared.lock(), error);
@@ -119,6 +121,11 @@ impl<P: StreamProtocol<K>, K> ConnectionDriver<P, K> {
         }
         match self.queued {
             true => Poll::Pending,
+            false if shared.peel() => {
+                self.ended = false;
+                self.look();
+                Poll::Ready(())
+            }
             false => {
                 self.tls = Part::Plain;
                 Poll::Ready(())

@@ -1,6 +1,5 @@
 //! The state that transports and the driver of a connection share.
 
-use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
@@ -10,6 +9,7 @@ use crate::endpoint::flow::Flow;
 use crate::endpoint::lifetime::{Ending, Life, Phase, Signals};
 use crate::endpoint::stream::driver::Connected;
 use crate::endpoint::stream::lent;
+use crate::endpoint::stream::queue::Queue;
 use crate::endpoint::stream::server::Membership;
 #[cfg(feature = "tls")]
 use crate::endpoint::stream::tls::Secure;
@@ -23,6 +23,11 @@ use crate::sys::{Stream, StreamOps};
 
 /// Bytes that callbacks may write before they are sent in between.
 const CORKED_BYTES: usize = 64 * 1024;
+
+/// The same of ciphertext: more than a Unix socket takes by default, so that one call fills it, and
+/// what it has not taken tells that it is full.
+#[cfg(feature = "tls")]
+pub(super) const CORKED_CIPHERTEXT: usize = 256 * 1024;
 
 /// Writes of this size are sent at once, inside callbacks too: copying them into the queue would
 /// cost more than the system call that it saves.
@@ -96,8 +101,8 @@ pub(super) struct State {
     pub(super) life: Life,
     pub(super) socket: Option<Socket>,
     /// Ciphertext, where TLS is spoken.
-    pub(super) queue: VecDeque<u8>,
-    /// The system has taken less than it was given, while the callbacks that are running go on.
+    pub(super) queue: Queue,
+    /// The system has taken less than it was given: the driver will find out when it takes more.
     pub(super) blocked: bool,
     pub(super) flow: Flow,
     pub(super) writing: Writing,
@@ -121,7 +126,7 @@ impl Shared {
             state: Mutex::new(State {
                 life: Life::new(),
                 socket: Some(socket),
-                queue: VecDeque::new(),
+                queue: Queue::new(),
                 blocked: false,
                 flow: Flow::default(),
                 writing: Writing::Open,
@@ -168,14 +173,9 @@ impl Shared {
         self.signals.set_corked(true);
         let result = callback();
         let mut state = self.lock();
+        // The driver, which is what runs this, looks at the state next without being woken.
+        self.flush_corked(&mut state);
         self.signals.set_corked(false);
-        if state.has_work() {
-            self.flush(&mut state);
-            state.blocked = false;
-            if state.has_work() {
-                self.call_driver(&state);
-            }
-        }
         result
     }
 
@@ -193,6 +193,9 @@ impl Shared {
         #[cfg(feature = "tls")]
         if state.tls.is_some() {
             self.write_secure(&mut state, bufs);
+            if !corked && !state.blocked {
+                self.flush(&mut state);
+            }
             self.written(&mut state, corked);
             return Ok(());
         }
@@ -209,12 +212,11 @@ impl Shared {
         if sent == len {
             return Ok(());
         }
-        lent::equip(&mut state.queue);
         let mut skip = sent;
         for buf in bufs {
             let from = skip.min(buf.len());
             skip -= from;
-            state.queue.extend(&buf[from..]);
+            state.queue.push(&buf[from..]);
         }
         state.flow.add(len - sent);
         self.written(&mut state, corked);
@@ -225,8 +227,10 @@ impl Shared {
     fn written(&self, state: &mut State, corked: bool) {
         if !corked {
             state.flow.check_pause();
-            self.call_driver(state);
-        } else if state.queue.len() >= CORKED_BYTES || state.flow.is_over() {
+            if state.has_work() || state.flow.has_change() {
+                self.call_driver(state);
+            }
+        } else if state.is_much() || state.flow.is_over() {
             // Only what the system does not take now counts as too much.
             match state.blocked {
                 false => self.flush(state),
@@ -239,16 +243,22 @@ impl Shared {
     /// the connection.
     pub(super) fn try_write(&self, state: &mut State, bufs: &[IoSlice<'_>]) -> Option<usize> {
         let Some(socket) = &state.socket else {
+            state.blocked = true;
             return Some(0);
         };
+        let offered = bufs.iter().map(|buf| buf.len()).sum();
         match socket.inner().try_write(bufs) {
-            Ok(sent) => Some(sent),
+            Ok(sent) => {
+                state.blocked = sent < offered;
+                Some(sent)
+            }
             Err(error) => match error.kind() {
-                io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted => Some(0),
-                #[cfg(feature = "tls")]
-                _ if state.is_goodbye(bufs.iter().map(|buf| buf.len()).sum()) => {
-                    Some(bufs.iter().map(|buf| buf.len()).sum())
+                io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted => {
+                    state.blocked = true;
+                    Some(0)
                 }
+                #[cfg(feature = "tls")]
+                _ if state.is_goodbye(offered) => Some(offered),
                 _ => {
                     self.fail(state, error);
                     None
@@ -257,22 +267,30 @@ impl Shared {
         }
     }
 
+    /// Sends what was written while other things were done, and has the driver send the rest.
+    pub(super) fn flush_corked(&self, state: &mut State) {
+        if state.has_work() {
+            if !state.blocked {
+                self.flush(state);
+            }
+            if state.has_work() {
+                self.call_driver(state);
+            }
+        }
+    }
+
     /// Sends what goes without waiting, of what is queued.
     pub(super) fn flush(&self, state: &mut State) {
         while !state.queue.is_empty() {
             let queue = std::mem::take(&mut state.queue);
-            let (front, back) = queue.as_slices();
-            let both = [IoSlice::new(front), IoSlice::new(back)];
-            let bufs = if back.is_empty() { &both[..1] } else { &both };
-            let sent = self.try_write(state, bufs);
-            let offered = queue.len();
+            let (slices, count) = queue.slices();
+            let sent = self.try_write(state, &slices[..count]);
             state.queue = queue;
             let Some(sent) = sent else {
                 break;
             };
-            state.queue.drain(..sent);
-            if sent < offered {
-                state.blocked = true;
+            state.queue.consume(sent);
+            if state.blocked {
                 break;
             }
         }
@@ -288,15 +306,13 @@ impl Shared {
         }
         let mut changed = Poll::Pending;
         while !state.queue.is_empty() {
-            let (front, back) = state.queue.as_slices();
-            let both = [IoSlice::new(front), IoSlice::new(back)];
-            let bufs = if back.is_empty() { &both[..1] } else { &both };
-            match socket.inner().poll_write(cx, bufs) {
-                Poll::Ready(Ok(sent)) => {
-                    state.queue.drain(..sent);
-                }
+            let (slices, count) = state.queue.slices();
+            match socket.inner().poll_write(cx, &slices[..count]) {
+                Poll::Ready(Ok(sent)) => state.queue.consume(sent),
                 #[cfg(feature = "tls")]
-                Poll::Ready(Err(_)) if state.is_goodbye(state.queue.len()) => state.queue.clear(),
+                Poll::Ready(Err(_)) if state.is_goodbye(state.queue.len()) => {
+                    state.queue.consume(usize::MAX);
+                }
                 Poll::Ready(Err(error)) => {
                     self.fail(&mut state, error);
                     return Poll::Ready(());
@@ -305,7 +321,11 @@ impl Shared {
             }
             changed = Poll::Ready(());
         }
+        state.blocked = !state.queue.is_empty();
+        // The driver need not be woken: this is it.
+        self.signals.set_corked(true);
         self.settle(&mut state);
+        self.signals.set_corked(false);
         changed
     }
 
@@ -395,7 +415,7 @@ impl Shared {
                 self.flush(&mut state);
             }
             state.dropped += state.held() as u64;
-            state.queue = VecDeque::new();
+            state.queue = Queue::new();
             #[cfg(feature = "tls")]
             state.end_tls(somebody);
             self.settle(&mut state);
@@ -423,6 +443,15 @@ impl State {
         #[cfg(not(feature = "tls"))]
         let early = 0;
         self.queue.len() + early
+    }
+
+    /// More than is to wait for the end of the callbacks that are running.
+    pub(super) fn is_much(&self) -> bool {
+        #[cfg(feature = "tls")]
+        if self.tls.is_some() {
+            return self.queue.len() >= CORKED_CIPHERTEXT;
+        }
+        self.queue.len() >= CORKED_BYTES
     }
 
     /// There is something to send, or to end.

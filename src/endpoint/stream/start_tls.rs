@@ -129,11 +129,18 @@ impl Transport {
     /// that is given bytes beyond that point must abort: somebody in between may have put them
     /// there (RFC 2595, section 2.4, and its successors).
     ///
+    /// **TLS over TLS**: where the connection speaks TLS already, it speaks another layer through
+    /// that from here on, as through a proxy that is spoken to by TLS itself. What
+    /// [`tls_info`](Transport::tls_info) tells is about the last layer; an end that is not
+    /// announced in it is `UnexpectedEof`, however those below end;
+    /// [`close`](Transport::close) ends one after the other, the last first, within its time for
+    /// all.
+    ///
     /// *asyncio equivalent*: `loop.start_tls`, which makes a new transport.
     ///
     /// # Errors
-    /// - `InvalidInput`: the connection speaks TLS already, or its writing direction has ended; a
-    ///   timeout of zero; a name that is none.
+    /// - `InvalidInput`: a TLS handshake is under way already, or the connection's writing direction
+    ///   has ended; a timeout of zero; a name that is none.
     /// - `NotConnected`: the connection is closing.
     ///
     /// After these, nothing has changed. The following are the connection's end, and reach

@@ -247,7 +247,13 @@ impl Transport {
         }
     }
 
-    transport_methods!("the connection");
+    transport_methods!(
+        "the connection",
+        "Where TLS is spoken, the defaults are asyncio's for it: high 512 KiB, low 128 KiB; and \
+         the protocol is asked to pause at the high limit already. What waits to be encrypted \
+         counts, and so does what has been and waits to be sent. [`start_tls`](Transport::start_tls) \
+         changes the defaults, not limits that were set."
+    );
 
     /// Stops receiving: bytes wait in the system's buffers, and then the peer waits. Its end, and
     /// its disappearance, stay unseen meanwhile.

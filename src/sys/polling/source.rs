@@ -1,7 +1,8 @@
 //! One socket with its readiness and whoever waits for it, on coracle's reactor or async-io's.
 //!
-//! Level mode, read interest only. Writable is armed when a send would block and disarmed with
-//! the event. A readable event that finds nobody waiting, for the second time in a row since a
+//! Level mode, read interest only. Writable is armed when a send would block, and disarmed by an
+//! event that finds nobody waiting: whoever sends much waits again, which then takes no system
+//! call. A readable event that finds nobody waiting, for the second time in a row since a
 //! task may just be taking turns, disarms reading until somebody waits: else an unread socket
 //! would spin the loop. Because the kernel repeats what is still true, a
 //! readiness that is cleared at the wrong moment costs a wake-up, never a hang.
@@ -153,7 +154,7 @@ impl Watched {
             state.read.wakers.take(wakers);
         }
         if writable {
-            state.write.armed = false;
+            state.write.armed &= !state.write.wakers.is_empty();
             state.write.wakers.take(wakers);
         }
         let after = (state.read.armed, state.write.armed);
