@@ -107,6 +107,9 @@ pub(crate) trait TimerOps: Sized {
 
 /// A datagram socket. `try_*` never waits and gives `WouldBlock`; `poll_*` waits instead.
 pub(crate) trait DatagramOps: Sized + Send + Sync + 'static {
+    /// Batches that an endpoint receives in one go before other tasks have their turn.
+    const ROUNDS: usize = 4;
+
     /// Makes, sets up, binds and connects a socket, in this order. Errors name the address.
     async fn open(config: &DatagramConfig) -> io::Result<Self>;
 

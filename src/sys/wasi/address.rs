@@ -17,7 +17,27 @@ pub(in crate::sys) fn local(addr: &Address, family: Family) -> io::Result<Socket
 
 /// An IP address of a family that something can be sent to: a host need not bear any other.
 pub(in crate::sys) fn remote(addr: &Address, family: Family) -> io::Result<SocketAddr> {
-    let ip = local(addr, family)?;
+    remote_ref(addr, family).copied()
+}
+
+/// The same, for where there is one with each datagram.
+pub(in crate::sys) fn remote_ref(addr: &Address, family: Family) -> io::Result<&SocketAddr> {
+    match addr {
+        Address::Ip(ip) if family == Family::Inet && is_v4_peer(ip) => Ok(ip),
+        _ => check_remote(addr, family),
+    }
+}
+
+fn is_v4_peer(ip: &SocketAddr) -> bool {
+    matches!(ip, SocketAddr::V4(v4) if v4.port() != 0 && !v4.ip().is_unspecified())
+}
+
+#[inline(never)]
+fn check_remote(addr: &Address, family: Family) -> io::Result<&SocketAddr> {
+    let ip = match addr {
+        Address::Ip(ip) if Family::of(addr) == family => ip,
+        _ => return Err(invalid(format_args!("{addr} is no {family} address"))),
+    };
     if ip.port() == 0 {
         return Err(invalid(format_args!("{addr} has port 0")));
     }

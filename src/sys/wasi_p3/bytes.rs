@@ -26,7 +26,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// Bytes from the host.
 pub(super) struct Incoming<E: Send + 'static> {
-    read: InFlight<Read<E>>,
+    read: InFlight<(Source<E>, Vec<u8>), Read<E>>,
     inner: Mutex<In<E>>,
     to_io: fn(E) -> io::Error,
 }
@@ -57,7 +57,7 @@ impl<E: Send + 'static> Incoming<E> {
         to_io: fn(E) -> io::Error,
     ) -> Incoming<E> {
         Incoming {
-            read: InFlight::new(),
+            read: InFlight::new(read),
             inner: Mutex::new(In {
                 source: Some(Source { stream, ending }),
                 data: Vec::new(),
@@ -78,7 +78,7 @@ impl<E: Send + 'static> Incoming<E> {
             None => match inner.source.take() {
                 Some(source) => {
                     let buf = inner.empty_buffer();
-                    self.read.start(read(source, buf))
+                    self.read.start((source, buf))
                 }
                 None if self.read.is_under_way() => None,
                 // It has ended before.
@@ -194,7 +194,7 @@ impl<E> In<E> {
     }
 }
 
-async fn read<E: 'static>(mut source: Source<E>, buf: Vec<u8>) -> Read<E> {
+async fn read<E: 'static>((mut source, buf): (Source<E>, Vec<u8>)) -> Read<E> {
     match source.stream.read(buf).await {
         (StreamResult::Complete(_), data) => Read::Data(source, data),
         (StreamResult::Dropped | StreamResult::Cancelled, _) => Read::End(source.ending.await),
@@ -202,8 +202,8 @@ async fn read<E: 'static>(mut source: Source<E>, buf: Vec<u8>) -> Read<E> {
 }
 
 /// Does `operation` as soon as it does not say `WouldBlock`.
-pub(super) fn poll_io<V: Send + 'static, T>(
-    in_flight: &InFlight<V>,
+pub(super) fn poll_io<A, V: Send, T>(
+    in_flight: &InFlight<A, V>,
     cx: &mut Context<'_>,
     operation: impl FnOnce() -> io::Result<T>,
 ) -> Poll<io::Result<T>> {
@@ -226,7 +226,7 @@ pub(super) fn poll_io<V: Send + 'static, T>(
 /// at a time.
 pub(super) struct Outgoing<E: Send + 'static> {
     /// `None` once it is leaving.
-    write: Option<InFlight<Written<E>>>,
+    write: Option<InFlight<(Sink<E>, Vec<u8>), Written<E>>>,
     inner: Mutex<Out<E>>,
     /// The stream is to be dropped after the write that is under way.
     closing: Arc<AtomicBool>,
@@ -256,13 +256,17 @@ impl<E: Send + 'static> Outgoing<E> {
         ending: Ending<E>,
         to_io: fn(E) -> io::Error,
     ) -> Outgoing<E> {
+        let closing = Arc::new(AtomicBool::new(false));
+        let is_closing = closing.clone();
         Outgoing {
-            write: Some(InFlight::driven()),
+            write: Some(InFlight::driven(move |(sink, data)| {
+                write_all(sink, data, is_closing.clone())
+            })),
             inner: Mutex::new(Out {
                 sink: Some(Sink { stream, ending }),
                 failure: None,
             }),
-            closing: Arc::default(),
+            closing,
             to_io,
         }
     }
@@ -315,7 +319,7 @@ impl<E: Send + 'static> Outgoing<E> {
             data.extend_from_slice(&buf[..buf.len().min(room)]);
         }
         if let (Some(sink), Some(write)) = (inner.sink.take(), &self.write) {
-            if let Some(written) = write.start(write_all(sink, data, self.closing.clone())) {
+            if let Some(written) = write.start((sink, data)) {
                 self.settle(&mut inner, written);
                 if let Some(error) = inner.failure.take() {
                     return Err(error);

@@ -17,19 +17,24 @@ use crate::address::Address;
 use crate::batch::{Meta, RecvBatch, Run, SendBatch, Slot};
 use crate::error::{context, unsupported};
 use crate::sys::caps::{Caps, DatagramConfig, Family, Interface, Membership, SocketOption};
-use crate::sys::wasi::address::{local, remote};
+use crate::sys::wasi::address::{local, remote, remote_ref};
 use crate::sys::wasi::socket::Socket;
 use crate::sys::DatagramOps;
 
-type Received = Result<(Vec<u8>, IpSocketAddress), ErrorCode>;
+type Arrived = (Vec<u8>, IpSocketAddress);
+type Received = Result<Arrived, ErrorCode>;
+type Outbound = (Vec<u8>, Option<IpSocketAddress>);
 type Sent = Result<(), ErrorCode>;
+
+/// Memory of a received datagram, at most this large, is kept for one to be sent.
+const SPARE: usize = 2 * 1024;
 
 /// A UDP socket.
 pub(crate) struct Datagram {
     // In this order: what is under way borrows the socket.
-    receive: InFlight<Received>,
+    receive: InFlight<(), Received>,
     /// `None` once it is leaving.
-    send: Option<InFlight<Sent>>,
+    send: Option<InFlight<Outbound, Sent>>,
     inner: Mutex<Inner>,
     socket: Arc<UdpSocket>,
     family: Family,
@@ -38,7 +43,9 @@ pub(crate) struct Datagram {
 #[derive(Default)]
 struct Inner {
     /// Received and not yet taken.
-    inbox: VecDeque<(Vec<u8>, SocketAddr)>,
+    inbox: VecDeque<Arrived>,
+    /// For the next that is sent.
+    spare: Vec<u8>,
     peer: Option<SocketAddr>,
     is_bound: bool,
     /// Of a receive, for the next one.
@@ -51,59 +58,61 @@ impl Datagram {
     }
 
     /// A socket that is not bound yet is bound to any address.
-    fn bind_any(&self, inner: &mut Inner) -> io::Result<()> {
-        if !inner.is_bound {
-            let any = match self.family {
-                Family::Inet => SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
-                _ => SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)),
-            };
-            self.socket.bind(to_wasi(any)).map_err(error)?;
-            inner.is_bound = true;
+    fn have_bound(&self, inner: &mut Inner) -> io::Result<()> {
+        match inner.is_bound {
+            true => Ok(()),
+            false => self.bind_any(inner),
         }
+    }
+
+    #[cold]
+    fn bind_any(&self, inner: &mut Inner) -> io::Result<()> {
+        let any = match self.family {
+            Family::Inet => SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
+            _ => SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)),
+        };
+        self.socket.bind(to_wasi(any)).map_err(error)?;
+        inner.is_bound = true;
         Ok(())
     }
 
     /// Merging is the system's affair, which it does not have here.
     pub(crate) fn allow_merging(&self) {}
 
-    /// Has a datagram there, or leaves a receive under way and says `WouldBlock`.
-    fn fill(&self, inner: &mut Inner) -> io::Result<()> {
-        if !inner.inbox.is_empty() {
+    /// Takes a datagram, or leaves a receive under way and says `WouldBlock`.
+    fn take(&self, room: Room<'_>, peek: bool) -> io::Result<()> {
+        let mut inner = self.lock();
+        if let Some(datagram) = inner.inbox.pop_front() {
+            room.fill(&datagram);
+            inner.done_with(datagram, peek);
             return Ok(());
         }
         if let Some(error) = inner.failure.take() {
             return Err(error);
         }
-        let received = match self.receive.take() {
-            Some(received) => Some(received),
-            None if self.receive.is_under_way() => None,
-            None => {
-                self.bind_any(inner)?;
-                let socket = self.socket.clone();
-                self.receive.start(async move { socket.receive().await })
-            }
-        };
-        match received {
+        self.have_bound(&mut inner)?;
+        match self.receive.take_or_start(()) {
             None => Err(io::ErrorKind::WouldBlock.into()),
             Some(Err(code)) => Err(error(code)),
-            Some(Ok((data, from))) => {
-                inner.inbox.push_back((data, from_wasi(from)));
+            Some(Ok(datagram)) => {
+                room.fill(&datagram);
+                inner.done_with(datagram, peek);
                 Ok(())
             }
         }
     }
 
-    fn take(&self, buf: &mut [u8], peek: bool) -> io::Result<(usize, Meta)> {
-        let mut inner = self.lock();
-        self.fill(&mut inner)?;
-        let Some(datagram) = inner.inbox.pop_front() else {
-            return Err(io::ErrorKind::WouldBlock.into());
+    fn take_one(&self, buf: &mut [u8], peek: bool) -> io::Result<(usize, Meta)> {
+        let mut slot = Slot {
+            len: 0,
+            meta: Meta::EMPTY,
         };
-        let filled = copy(buf, &datagram);
-        if peek {
-            inner.inbox.push_front(datagram);
-        }
-        Ok(filled)
+        let room = Room {
+            buf,
+            slot: &mut slot,
+        };
+        self.take(room, peek)?;
+        Ok((slot.len, slot.meta))
     }
 
     fn take_batch(&self, into: &mut RecvBatch) -> io::Result<usize> {
@@ -111,51 +120,66 @@ impl Datagram {
         // One at a time: to look for more costs the host as much as to receive, and what was
         // received waits for its answer meanwhile.
         let (arena, size, slots) = into.buffers();
-        let (Some(buf), Some(slot)) = (arena.chunks_mut(size.max(1)).next(), slots.first_mut())
-        else {
+        let (Some(buf), Some(slot)) = (arena.get_mut(..size), slots.first_mut()) else {
             return Ok(0);
         };
-        let (len, meta) = self.take(buf, false)?;
-        *slot = Slot { len, meta };
+        self.take(Room { buf, slot }, false)?;
         into.set_filled(1);
         Ok(1)
     }
 
-    /// The send before this has gone: its error is told now.
-    fn can_send(&self) -> io::Result<&InFlight<Sent>> {
+    /// Gives a datagram to the host, which may take its time with it: an error of it is told to
+    /// the next.
+    fn send_one(&self, data: &[u8], to: Option<&SocketAddr>) -> io::Result<()> {
         let Some(send) = &self.send else {
             return Err(io::ErrorKind::NotConnected.into());
         };
-        match send.take() {
-            Some(Err(code)) => Err(error(code)),
-            None if send.is_under_way() => Err(io::ErrorKind::WouldBlock.into()),
-            _ => Ok(send),
-        }
-    }
-
-    /// Gives a datagram to the host, which may take its time with it.
-    fn send_one(&self, data: &[u8], to: Option<SocketAddr>) -> io::Result<()> {
-        let send = self.can_send()?;
-        let (socket, data) = (self.socket.clone(), data.to_vec());
-        let to = to.map(to_wasi);
-        match send.start(async move { socket.send(data, to).await }) {
-            Some(Err(code)) => Err(error(code)),
-            // The host binds it.
-            _ => {
-                self.lock().is_bound = true;
-                Ok(())
+        let mut inner = self.lock();
+        let failed = send.start_next(|before| {
+            if let Some(Err(code)) = before {
+                return Err(error(code));
             }
+            let mut copy = std::mem::take(&mut inner.spare);
+            copy.extend_from_slice(data);
+            Ok((copy, to.map(|to| to_wasi(*to))))
+        })?;
+        if let Some(Err(code)) = failed {
+            return Err(error(code));
+        }
+        // The host binds it.
+        inner.is_bound = true;
+        Ok(())
+    }
+}
+
+impl Inner {
+    fn done_with(&mut self, (mut data, from): Arrived, peek: bool) {
+        if peek {
+            self.inbox.push_front((data, from));
+        } else if data.capacity() <= SPARE {
+            data.clear();
+            self.spare = data;
         }
     }
 }
 
-/// Copies what fits.
-fn copy(buf: &mut [u8], (data, from): &(Vec<u8>, SocketAddr)) -> (usize, Meta) {
-    let len = data.len().min(buf.len());
-    buf[..len].copy_from_slice(&data[..len]);
-    let mut meta = Meta::from((*from).into());
-    meta.truncated = len < data.len();
-    (len, meta)
+/// Where a datagram goes.
+struct Room<'a> {
+    buf: &'a mut [u8],
+    slot: &'a mut Slot,
+}
+
+impl Room<'_> {
+    /// Copies what fits.
+    // By reference, and apart: an address that is moved is taken to pieces by the compiler.
+    #[inline(never)]
+    fn fill(self, (data, from): &Arrived) {
+        let len = data.len().min(self.buf.len());
+        self.buf[..len].copy_from_slice(&data[..len]);
+        self.slot.len = len;
+        self.slot.meta = Meta::from(from_wasi(*from).into());
+        self.slot.meta.truncated = len < data.len();
+    }
 }
 
 impl Drop for Datagram {
@@ -167,6 +191,9 @@ impl Drop for Datagram {
 }
 
 impl DatagramOps for Datagram {
+    // Batches of one.
+    const ROUNDS: usize = 16;
+
     async fn open(config: &DatagramConfig) -> io::Result<Datagram> {
         let family = config.family;
         if config.reuse_port {
@@ -180,11 +207,13 @@ impl DatagramOps for Datagram {
         }
         let socket = UdpSocket::create(family_to_wasi(family)?)
             .map_err(|code| creation_error(code, "UDP"))?;
+        let socket = Arc::new(socket);
+        let (receiver, sender) = (socket.clone(), socket.clone());
         let datagram = Datagram {
-            receive: InFlight::new(),
-            send: Some(InFlight::new()),
+            receive: InFlight::new(move |()| receive(receiver.clone())),
+            send: Some(InFlight::new(move |one| send(sender.clone(), one))),
             inner: Mutex::default(),
-            socket: Arc::new(socket),
+            socket,
             family,
         };
         if let Some(addr) = &config.bind {
@@ -217,7 +246,7 @@ impl DatagramOps for Datagram {
         let mut inner = self.lock();
         let before = inner.peer;
         let connect = |inner: &mut Inner| {
-            self.bind_any(inner)?;
+            self.have_bound(inner)?;
             if before.is_some() {
                 self.socket.disconnect().map_err(error)?;
                 inner.peer = None;
@@ -227,7 +256,7 @@ impl DatagramOps for Datagram {
         match connect(&mut inner) {
             Ok(()) => {
                 inner.peer = Some(peer);
-                inner.inbox.retain(|(_, from)| *from == peer);
+                inner.inbox.retain(|(_, from)| from_wasi(*from) == peer);
                 Ok(())
             }
             Err(error) => {
@@ -267,7 +296,7 @@ impl DatagramOps for Datagram {
 
     fn try_recv(&self, buf: &mut [u8], peek: bool) -> io::Result<(usize, Meta)> {
         self.receive.look();
-        self.take(buf, peek)
+        self.take_one(buf, peek)
     }
 
     fn poll_recv(
@@ -276,7 +305,7 @@ impl DatagramOps for Datagram {
         buf: &mut [u8],
         peek: bool,
     ) -> Poll<io::Result<(usize, Meta)>> {
-        poll_io(&self.receive, cx, || self.take(buf, peek))
+        poll_io(&self.receive, cx, || self.take_one(buf, peek))
     }
 
     fn try_recv_batch(&self, into: &mut RecvBatch) -> io::Result<usize> {
@@ -293,7 +322,10 @@ impl DatagramOps for Datagram {
     }
 
     fn try_send(&self, data: &[u8], to: Option<&Address>) -> io::Result<()> {
-        let to = to.map(|to| remote(to, self.family)).transpose()?;
+        let to = match to {
+            Some(to) => Some(remote_ref(to, self.family)?),
+            None => None,
+        };
         self.send_one(data, to)
     }
 
@@ -328,14 +360,19 @@ impl DatagramOps for Datagram {
     fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         poll_io(&self.receive, cx, || {
             let mut inner = self.lock();
-            match self.fill(&mut inner) {
-                Err(error) if error.kind() != io::ErrorKind::WouldBlock => {
-                    // For the receive that follows.
-                    inner.failure = Some(error);
-                    Ok(())
-                }
-                result => result,
+            if !inner.inbox.is_empty() || inner.failure.is_some() {
+                return Ok(());
             }
+            // For the receive that follows.
+            match self.have_bound(&mut inner) {
+                Ok(()) => match self.receive.take_or_start(()) {
+                    Some(Ok(datagram)) => inner.inbox.push_back(datagram),
+                    Some(Err(code)) => inner.failure = Some(error(code)),
+                    None => return Err(io::ErrorKind::WouldBlock.into()),
+                },
+                Err(error) => inner.failure = Some(error),
+            }
+            Ok(())
         })
     }
 
@@ -435,12 +472,20 @@ impl Datagram {
     }
 }
 
-fn check(run: &Run, family: Family) -> io::Result<Option<SocketAddr>> {
+async fn receive(socket: Arc<UdpSocket>) -> Received {
+    socket.receive().await
+}
+
+async fn send(socket: Arc<UdpSocket>, (data, to): Outbound) -> Sent {
+    socket.send(data, to).await
+}
+
+fn check(run: &Run, family: Family) -> io::Result<Option<&SocketAddr>> {
     if run.meta.ecn.is_some() {
         return Err(unsupported("ecn"));
     }
     if run.meta.source.is_some() {
         return Err(unsupported("source"));
     }
-    run.to.as_ref().map(|to| remote(to, family)).transpose()
+    run.to.as_ref().map(|to| remote_ref(to, family)).transpose()
 }

@@ -26,7 +26,7 @@ pub(super) trait Leaving {
     fn task(&self) -> usize;
 }
 
-impl<T: Send + 'static> Leaving for InFlight<T> {
+impl<A: 'static, T: Send + 'static> Leaving for InFlight<A, T> {
     fn is_over(&self) -> bool {
         !self.is_under_way()
     }
