@@ -201,6 +201,13 @@ pub(crate) trait StreamOps: Sized + Send + Sync + 'static {
     /// As `poll_read`, but it stays to be read.
     fn poll_peek(&self, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>>;
 
+    /// Instead of `poll_read` where the system brings memory of its own: all that has come, in
+    /// that, which is to be given back afterwards. `None` where it does not.
+    fn poll_take(&self, _cx: &mut Context<'_>) -> Option<Poll<io::Result<Vec<u8>>>> {
+        None
+    }
+    fn give_back(&self, _buf: Vec<u8>) {}
+
     /// As much from the front as goes at once.
     fn try_write(&self, bufs: &[IoSlice<'_>]) -> io::Result<usize>;
     fn poll_write(&self, cx: &mut Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>>;

@@ -127,6 +127,26 @@ impl<E: Send + 'static> Incoming<E> {
         self.poll(cx, || self.take(bufs))
     }
 
+    /// All that has come, in the memory that it came in.
+    pub(super) fn poll_take(&self, cx: &mut Context<'_>) -> Poll<io::Result<Vec<u8>>> {
+        self.poll(cx, || {
+            let mut inner = lock(&self.inner);
+            self.fill(&mut inner)?;
+            let mut data = std::mem::take(&mut inner.data);
+            data.drain(..std::mem::take(&mut inner.at));
+            Ok(data)
+        })
+    }
+
+    /// For the next read.
+    pub(super) fn give_back(&self, buf: Vec<u8>) {
+        let mut inner = lock(&self.inner);
+        if inner.data.is_empty() {
+            inner.at = buf.len();
+            inner.data = buf;
+        }
+    }
+
     pub(super) fn poll_peek(
         &self,
         cx: &mut Context<'_>,
