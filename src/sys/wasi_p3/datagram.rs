@@ -6,13 +6,14 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 
-use wasip3::sockets::types::{ErrorCode, IpSocketAddress, UdpSocket};
+use wasip3::sockets::types::{ErrorCode, UdpSocket};
 
 use super::bytes::poll_io;
 use super::convert::{creation_error, error, family_to_wasi, from_wasi, to_wasi};
 use super::inflight::InFlight;
 use super::leaving::leave;
 use super::stream::saturate;
+use super::udp::{self, Arrived, Outbound, Received, Sent};
 use crate::address::Address;
 use crate::batch::{Meta, RecvBatch, Run, SendBatch, Slot};
 use crate::error::{context, unsupported};
@@ -20,11 +21,6 @@ use crate::sys::caps::{Caps, DatagramConfig, Family, Interface, Membership, Sock
 use crate::sys::wasi::address::{local, remote, remote_ref};
 use crate::sys::wasi::socket::Socket;
 use crate::sys::DatagramOps;
-
-type Arrived = (Vec<u8>, IpSocketAddress);
-type Received = Result<Arrived, ErrorCode>;
-type Outbound = (Vec<u8>, Option<IpSocketAddress>);
-type Sent = Result<(), ErrorCode>;
 
 /// Memory of a received datagram, at most this large, is kept for one to be sent.
 const SPARE: usize = 2 * 1024;
@@ -135,16 +131,20 @@ impl Datagram {
             return Err(io::ErrorKind::NotConnected.into());
         };
         let mut inner = self.lock();
-        let failed = send.start_next(|before| {
-            if let Some(Err(code)) = before {
-                return Err(error(code));
-            }
-            let mut copy = std::mem::take(&mut inner.spare);
+        let spare = &mut inner.spare;
+        let sent = send.start_next(|before| {
+            let mut copy = match before {
+                Some((Ok(()), memory)) => memory,
+                Some((Err(code), _)) => return Err(error(code)),
+                None => std::mem::take(spare),
+            };
+            copy.clear();
             copy.extend_from_slice(data);
-            Ok((copy, to.map(|to| to_wasi(*to))))
+            Ok((copy, to.copied()))
         })?;
-        if let Some(Err(code)) = failed {
-            return Err(error(code));
+        if let Some((result, memory)) = sent {
+            inner.keep(memory);
+            result.map_err(error)?;
         }
         // The host binds it.
         inner.is_bound = true;
@@ -153,12 +153,18 @@ impl Datagram {
 }
 
 impl Inner {
-    fn done_with(&mut self, (mut data, from): Arrived, peek: bool) {
+    fn done_with(&mut self, (data, from): Arrived, peek: bool) {
         if peek {
             self.inbox.push_front((data, from));
-        } else if data.capacity() <= SPARE {
-            data.clear();
-            self.spare = data;
+        } else if self.spare.capacity() == 0 {
+            self.keep(data);
+        }
+    }
+
+    /// Memory for the next that is sent.
+    fn keep(&mut self, memory: Vec<u8>) {
+        if memory.capacity() <= SPARE {
+            self.spare = memory;
         }
     }
 }
@@ -171,13 +177,11 @@ struct Room<'a> {
 
 impl Room<'_> {
     /// Copies what fits.
-    // By reference, and apart: an address that is moved is taken to pieces by the compiler.
-    #[inline(never)]
     fn fill(self, (data, from): &Arrived) {
         let len = data.len().min(self.buf.len());
         self.buf[..len].copy_from_slice(&data[..len]);
         self.slot.len = len;
-        self.slot.meta = Meta::from(from_wasi(*from).into());
+        self.slot.meta = Meta::from((*from).into());
         self.slot.meta.truncated = len < data.len();
     }
 }
@@ -208,10 +212,9 @@ impl DatagramOps for Datagram {
         let socket = UdpSocket::create(family_to_wasi(family)?)
             .map_err(|code| creation_error(code, "UDP"))?;
         let socket = Arc::new(socket);
-        let (receiver, sender) = (socket.clone(), socket.clone());
         let datagram = Datagram {
-            receive: InFlight::new(move |()| receive(receiver.clone())),
-            send: Some(InFlight::new(move |one| send(sender.clone(), one))),
+            receive: udp::receive(socket.clone()),
+            send: Some(udp::send(socket.clone())),
             inner: Mutex::default(),
             socket,
             family,
@@ -256,7 +259,7 @@ impl DatagramOps for Datagram {
         match connect(&mut inner) {
             Ok(()) => {
                 inner.peer = Some(peer);
-                inner.inbox.retain(|(_, from)| from_wasi(*from) == peer);
+                inner.inbox.retain(|(_, from)| *from == peer);
                 Ok(())
             }
             Err(error) => {
@@ -470,14 +473,6 @@ impl Datagram {
         }
         Ok(())
     }
-}
-
-async fn receive(socket: Arc<UdpSocket>) -> Received {
-    socket.receive().await
-}
-
-async fn send(socket: Arc<UdpSocket>, (data, to): Outbound) -> Sent {
-    socket.send(data, to).await
 }
 
 fn check(run: &Run, family: Family) -> io::Result<Option<&SocketAddr>> {

@@ -39,7 +39,7 @@ struct State<A, T> {
 }
 
 /// An operation that is started again and again.
-trait Operation<A, T>: Send {
+pub(super) trait Operation<A, T>: Send {
     /// Starts it and polls it once.
     fn start(&mut self, arguments: A, cx: &mut Context<'_>) -> Poll<T>;
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<T>;
@@ -250,12 +250,19 @@ impl<A: 'static, T: Send + 'static> InFlight<A, T> {
     where
         O: Future<Output = T> + Send + 'static,
     {
+        let current = None;
+        InFlight::made(Box::new(Again { start, current }), driven)
+    }
+
+    /// For one that is no future.
+    pub(super) fn of(operation: impl Operation<A, T> + 'static) -> InFlight<A, T> {
+        InFlight::made(Box::new(operation), false)
+    }
+
+    fn made(operation: Box<dyn Operation<A, T>>, driven: bool) -> InFlight<A, T> {
         InFlight(Arc::new(Slot {
             state: Mutex::new(State {
-                operation: Box::new(Again {
-                    start,
-                    current: None,
-                }),
+                operation,
                 waker: None,
                 is_under_way: false,
                 done: None,
