@@ -15,7 +15,7 @@ use crate::budget;
 /// Bytes that a read has room for: few while little comes, since every connection that is waited
 /// for holds them; more while it is filled.
 const READ: usize = 2 * 1024;
-const MOST: usize = 64 * 1024;
+const MOST: usize = 128 * 1024;
 
 /// How a stream of the host's ends, as it says.
 type Ending<E> = FutureReader<Result<(), E>>;
