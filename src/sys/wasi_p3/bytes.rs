@@ -13,7 +13,8 @@ use super::leaving::leave;
 use crate::budget;
 
 /// Bytes that a read has room for: few while little comes, since every connection that is waited
-/// for holds them; more while it is filled.
+/// for holds them; more while it is filled. So many at most are written at once, too: larger pieces
+/// make up for the copy that a write is, which a program on the bindings alone can do without.
 const READ: usize = 2 * 1024;
 const MOST: usize = 128 * 1024;
 
@@ -246,12 +247,14 @@ pub(super) fn poll_io<A, V: Send, T>(
 /// at a time.
 pub(super) struct Outgoing<E: Send + 'static> {
     /// `None` once it is leaving.
-    write: Option<InFlight<(Sink<E>, Vec<u8>), Written<E>>>,
+    write: Option<Writing<E>>,
     inner: Mutex<Out<E>>,
     /// The stream is to be dropped after the write that is under way.
     closing: Arc<AtomicBool>,
     to_io: fn(E) -> io::Error,
 }
+
+type Writing<E> = InFlight<(Sink<E>, Vec<u8>), Written<E>>;
 
 struct Out<E: 'static> {
     /// While no write is under way.

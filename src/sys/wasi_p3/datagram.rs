@@ -195,7 +195,7 @@ impl Drop for Datagram {
 }
 
 impl DatagramOps for Datagram {
-    // Batches of one.
+    // Batches are of one.
     const ROUNDS: usize = 16;
 
     async fn open(config: &DatagramConfig) -> io::Result<Datagram> {
