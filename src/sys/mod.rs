@@ -107,6 +107,9 @@ pub(crate) trait TimerOps: Sized {
 
 /// A datagram socket. `try_*` never waits and gives `WouldBlock`; `poll_*` waits instead.
 pub(crate) trait DatagramOps: Sized + Send + Sync + 'static {
+    /// Batches that an endpoint receives in one go before other tasks have their turn.
+    const ROUNDS: usize = 4;
+
     /// Makes, sets up, binds and connects a socket, in this order. Errors name the address.
     async fn open(config: &DatagramConfig) -> io::Result<Self>;
 
@@ -197,6 +200,13 @@ pub(crate) trait StreamOps: Sized + Send + Sync + 'static {
     ) -> Poll<io::Result<usize>>;
     /// As `poll_read`, but it stays to be read.
     fn poll_peek(&self, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>>;
+
+    /// Instead of `poll_read` where the system brings memory of its own: all that has come, in
+    /// that, which is to be given back afterwards. `None` where it does not.
+    fn poll_take(&self, _cx: &mut Context<'_>) -> Option<Poll<io::Result<Vec<u8>>>> {
+        None
+    }
+    fn give_back(&self, _buf: Vec<u8>) {}
 
     /// As much from the front as goes at once.
     fn try_write(&self, bufs: &[IoSlice<'_>]) -> io::Result<usize>;

@@ -17,11 +17,8 @@ use crate::endpoint::handle::Cell;
 use crate::endpoint::lifetime::{remember, rounds, Phase, Round};
 use crate::net::Backoff;
 use crate::sys::caps::Family;
-use crate::sys::DatagramOps;
+use crate::sys::{Datagram, DatagramOps};
 use crate::time::{sleep, Sleep};
-
-/// Batches received in one go before other tasks have their turn.
-const ROUNDS: usize = 4;
 
 /// Receive errors in a row, with no waiting in between, after which there is a pause before the next: an error that the system
 /// repeats for ever must not take the processor.
@@ -338,7 +335,7 @@ impl<P: DatagramProtocol> Future for DatagramDriver<P> {
         if remember(&mut self.waker, cx) {
             self.transport.shared.lock().life.driver = Some(cx.waker().clone());
         }
-        rounds(ROUNDS, cx, |cx| self.round(cx))
+        rounds(Datagram::ROUNDS, cx, |cx| self.round(cx))
     }
 }
 

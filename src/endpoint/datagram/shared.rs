@@ -260,14 +260,15 @@ impl Shared {
 
     /// Tries to send without queueing; false if it would block.
     fn send_now(&self, state: &mut State, data: &[u8], to: Option<&Address>) -> bool {
-        let Some(socket) = state.socket.clone() else {
+        let Some(socket) = &state.socket else {
             return true;
         };
         let mut result = socket.inner().try_send(data, to);
         if let Err(error) = &result {
             if self.is_about_earlier(error) {
-                self.report(state, copy(error));
+                let error = copy(error);
                 result = socket.inner().try_send(data, to);
+                self.report(state, error);
             }
         }
         match result {

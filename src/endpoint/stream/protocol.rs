@@ -195,7 +195,6 @@ pub(super) mod callbacks {
 
     use super::{Buffered, BufferedProtocol, Plain, Protocol};
     use crate::endpoint::handle::Cell;
-    use crate::endpoint::stream::lent;
     use crate::endpoint::stream::source::Source;
     use crate::endpoint::stream::transport::Transport;
     use crate::error::invalid;
@@ -252,17 +251,13 @@ pub(super) mod callbacks {
             source: &Source<'_>,
             transport: &Transport,
         ) -> Poll<io::Result<usize>> {
-            // Before the buffer is borrowed: most polls end here.
+            // Before a buffer is borrowed: most polls end here.
             ready!(source.poll_readable(cx))?;
-            lent::with(|buf| {
-                let len = ready!(source.poll_read(cx, buf))?;
-                if len > 0 {
-                    transport.corked(|| match cell.enter().protocol() {
-                        Some(protocol) => protocol.data_received(transport, &buf[..len]),
-                        None => Ok(()),
-                    })?;
-                }
-                Poll::Ready(Ok(len))
+            source.poll_deliver(cx, |data| {
+                transport.corked(|| match cell.enter().protocol() {
+                    Some(protocol) => protocol.data_received(transport, data),
+                    None => Ok(()),
+                })
             })
         }
     }

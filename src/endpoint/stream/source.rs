@@ -1,8 +1,9 @@
 //! Where a connection's driver receives from: its socket, and TLS if it speaks that.
 
 use std::io::{self, IoSliceMut};
-use std::task::{Context, Poll};
+use std::task::{ready, Context, Poll};
 
+use crate::endpoint::stream::lent;
 #[cfg(feature = "tls")]
 use crate::endpoint::stream::shared::Shared;
 use crate::sys::{Stream, StreamOps};
@@ -43,5 +44,33 @@ impl Source<'_> {
             return secure.poll_decrypt(cx, self.stream, buf);
         }
         self.stream.poll_read(cx, &mut [IoSliceMut::new(buf)])
+    }
+
+    /// Has `deliver` called with bytes for the protocol; 0 is the end. Where the system brings
+    /// memory of its own it is lent as it is, otherwise the thread's buffer.
+    pub(super) fn poll_deliver(
+        &self,
+        cx: &mut Context<'_>,
+        deliver: impl FnOnce(&[u8]) -> io::Result<()>,
+    ) -> Poll<io::Result<usize>> {
+        #[cfg(feature = "tls")]
+        let is_plain = self.secure.is_none();
+        #[cfg(not(feature = "tls"))]
+        let is_plain = true;
+        let taken = is_plain.then(|| self.stream.poll_take(cx)).flatten();
+        if let Some(taken) = taken {
+            let data = ready!(taken)?;
+            let len = data.len();
+            let result = if len > 0 { deliver(&data) } else { Ok(()) };
+            self.stream.give_back(data);
+            return Poll::Ready(result.map(|()| len));
+        }
+        lent::with(|buf| {
+            let len = ready!(self.poll_read(cx, buf))?;
+            if len > 0 {
+                deliver(&buf[..len])?;
+            }
+            Poll::Ready(Ok(len))
+        })
     }
 }

@@ -26,7 +26,27 @@ pub(in crate::sys) fn local(addr: &Address, family: Family) -> io::Result<Socket
 
 /// An IP address of a family that something can be sent to: a host need not bear any other.
 pub(in crate::sys) fn remote(addr: &Address, family: Family) -> io::Result<SocketAddr> {
-    let ip = local(addr, family)?;
+    remote_ref(addr, family).copied()
+}
+
+/// The same, for where there is one with each datagram.
+pub(in crate::sys) fn remote_ref(addr: &Address, family: Family) -> io::Result<&SocketAddr> {
+    match addr {
+        Address::Ip(ip) if family == Family::Inet && is_v4_peer(ip) => Ok(ip),
+        _ => check_remote(addr, family),
+    }
+}
+
+fn is_v4_peer(ip: &SocketAddr) -> bool {
+    matches!(ip, SocketAddr::V4(v4) if v4.port() != 0 && !v4.ip().is_unspecified())
+}
+
+#[inline(never)]
+fn check_remote(addr: &Address, family: Family) -> io::Result<&SocketAddr> {
+    let ip = match addr {
+        Address::Ip(ip) if Family::of(addr) == family => ip,
+        _ => return Err(invalid(format_args!("{addr} is no {family} address"))),
+    };
     if ip.port() == 0 {
         return Err(invalid(format_args!("{addr} has port 0")));
     }
@@ -42,14 +62,14 @@ pub(in crate::sys) fn remote(addr: &Address, family: Family) -> io::Result<Socke
 }
 
 /// Where datagrams of a batch go, if the host can send them as they are meant.
-pub(in crate::sys) fn destination(run: &Run, family: Family) -> io::Result<Option<SocketAddr>> {
+pub(in crate::sys) fn destination(run: &Run, family: Family) -> io::Result<Option<&SocketAddr>> {
     if run.meta.ecn.is_some() {
         return Err(unsupported("ecn"));
     }
     if run.meta.source.is_some() {
         return Err(unsupported("source"));
     }
-    run.to.as_ref().map(|to| remote(to, family)).transpose()
+    run.to.as_ref().map(|to| remote_ref(to, family)).transpose()
 }
 
 #[cfg(test)]

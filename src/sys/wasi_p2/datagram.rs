@@ -376,7 +376,7 @@ fn list(batch: &SendBatch, limit: usize, family: Family) -> io::Result<Vec<Outgo
     let mut list = Vec::with_capacity(limit.min(batch.len()));
     for run in runs {
         let to = match destination(run, family) {
-            Ok(to) => to.map(to_wasi),
+            Ok(to) => to.copied().map(to_wasi),
             Err(error) if list.is_empty() => return Err(error),
             Err(_) => break,
         };

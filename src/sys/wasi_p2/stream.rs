@@ -281,6 +281,15 @@ impl StreamOps for Stream {
             .poll_io(cx, || self.readable(), || self.try_read(bufs))
     }
 
+    fn poll_take(&self, cx: &mut Context<'_>) -> Option<Poll<io::Result<Vec<u8>>>> {
+        let peeked = std::mem::take(&mut self.lock().peeked);
+        if !peeked.is_empty() {
+            return Some(Poll::Ready(Ok(peeked.into())));
+        }
+        let take = || self.lock().read(MOST);
+        Some(self.read.poll_io(cx, || self.readable(), take))
+    }
+
     fn poll_peek(&self, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
         let look = |buf: &mut [u8]| {
             let mut inner = self.lock();

@@ -13,9 +13,10 @@ use super::leaving::leave;
 use crate::budget;
 
 /// Bytes that a read has room for: few while little comes, since every connection that is waited
-/// for holds them; more while it is filled.
+/// for holds them; more while it is filled. So many at most are written at once, too: larger pieces
+/// make up for the copy that a write is, which a program on the bindings alone can do without.
 const READ: usize = 2 * 1024;
-const MOST: usize = 64 * 1024;
+const MOST: usize = 128 * 1024;
 
 /// How a stream of the host's ends, as it says.
 type Ending<E> = FutureReader<Result<(), E>>;
@@ -26,7 +27,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// Bytes from the host.
 pub(super) struct Incoming<E: Send + 'static> {
-    read: InFlight<Read<E>>,
+    read: InFlight<(Source<E>, Vec<u8>), Read<E>>,
     inner: Mutex<In<E>>,
     to_io: fn(E) -> io::Error,
 }
@@ -57,7 +58,7 @@ impl<E: Send + 'static> Incoming<E> {
         to_io: fn(E) -> io::Error,
     ) -> Incoming<E> {
         Incoming {
-            read: InFlight::new(),
+            read: InFlight::new(read),
             inner: Mutex::new(In {
                 source: Some(Source { stream, ending }),
                 data: Vec::new(),
@@ -78,7 +79,7 @@ impl<E: Send + 'static> Incoming<E> {
             None => match inner.source.take() {
                 Some(source) => {
                     let buf = inner.empty_buffer();
-                    self.read.start(read(source, buf))
+                    self.read.start((source, buf))
                 }
                 None if self.read.is_under_way() => None,
                 // It has ended before.
@@ -125,6 +126,26 @@ impl<E: Send + 'static> Incoming<E> {
         bufs: &mut [IoSliceMut<'_>],
     ) -> Poll<io::Result<usize>> {
         self.poll(cx, || self.take(bufs))
+    }
+
+    /// All that has come, in the memory that it came in.
+    pub(super) fn poll_take(&self, cx: &mut Context<'_>) -> Poll<io::Result<Vec<u8>>> {
+        self.poll(cx, || {
+            let mut inner = lock(&self.inner);
+            self.fill(&mut inner)?;
+            let mut data = std::mem::take(&mut inner.data);
+            data.drain(..std::mem::take(&mut inner.at));
+            Ok(data)
+        })
+    }
+
+    /// For the next read.
+    pub(super) fn give_back(&self, buf: Vec<u8>) {
+        let mut inner = lock(&self.inner);
+        if inner.data.is_empty() {
+            inner.at = buf.len();
+            inner.data = buf;
+        }
     }
 
     pub(super) fn poll_peek(
@@ -194,7 +215,7 @@ impl<E> In<E> {
     }
 }
 
-async fn read<E: 'static>(mut source: Source<E>, buf: Vec<u8>) -> Read<E> {
+async fn read<E: 'static>((mut source, buf): (Source<E>, Vec<u8>)) -> Read<E> {
     match source.stream.read(buf).await {
         (StreamResult::Complete(_), data) => Read::Data(source, data),
         (StreamResult::Dropped | StreamResult::Cancelled, _) => Read::End(source.ending.await),
@@ -202,8 +223,8 @@ async fn read<E: 'static>(mut source: Source<E>, buf: Vec<u8>) -> Read<E> {
 }
 
 /// Does `operation` as soon as it does not say `WouldBlock`.
-pub(super) fn poll_io<V: Send + 'static, T>(
-    in_flight: &InFlight<V>,
+pub(super) fn poll_io<A, V: Send, T>(
+    in_flight: &InFlight<A, V>,
     cx: &mut Context<'_>,
     operation: impl FnOnce() -> io::Result<T>,
 ) -> Poll<io::Result<T>> {
@@ -226,12 +247,14 @@ pub(super) fn poll_io<V: Send + 'static, T>(
 /// at a time.
 pub(super) struct Outgoing<E: Send + 'static> {
     /// `None` once it is leaving.
-    write: Option<InFlight<Written<E>>>,
+    write: Option<Writing<E>>,
     inner: Mutex<Out<E>>,
     /// The stream is to be dropped after the write that is under way.
     closing: Arc<AtomicBool>,
     to_io: fn(E) -> io::Error,
 }
+
+type Writing<E> = InFlight<(Sink<E>, Vec<u8>), Written<E>>;
 
 struct Out<E: 'static> {
     /// While no write is under way.
@@ -256,13 +279,17 @@ impl<E: Send + 'static> Outgoing<E> {
         ending: Ending<E>,
         to_io: fn(E) -> io::Error,
     ) -> Outgoing<E> {
+        let closing = Arc::new(AtomicBool::new(false));
+        let is_closing = closing.clone();
         Outgoing {
-            write: Some(InFlight::driven()),
+            write: Some(InFlight::driven(move |(sink, data)| {
+                write_all(sink, data, is_closing.clone())
+            })),
             inner: Mutex::new(Out {
                 sink: Some(Sink { stream, ending }),
                 failure: None,
             }),
-            closing: Arc::default(),
+            closing,
             to_io,
         }
     }
@@ -315,7 +342,7 @@ impl<E: Send + 'static> Outgoing<E> {
             data.extend_from_slice(&buf[..buf.len().min(room)]);
         }
         if let (Some(sink), Some(write)) = (inner.sink.take(), &self.write) {
-            if let Some(written) = write.start(write_all(sink, data, self.closing.clone())) {
+            if let Some(written) = write.start((sink, data)) {
                 self.settle(&mut inner, written);
                 if let Some(error) = inner.failure.take() {
                     return Err(error);

@@ -6,31 +6,32 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 
-use wasip3::sockets::types::{ErrorCode, IpSocketAddress, UdpSocket};
+use wasip3::sockets::types::{ErrorCode, UdpSocket};
 
 use super::bytes::poll_io;
 use super::convert::{creation_error, error, family_to_wasi, from_wasi, to_wasi};
 use super::inflight::InFlight;
 use super::leaving::leave;
 use super::options::{get_udp, set_udp};
+use super::udp::{self, Arrived, Outbound, Received, Sent};
 use crate::address::Address;
 use crate::batch::{Meta, RecvBatch, SendBatch, Slot};
 use crate::error::{context, unsupported};
 use crate::sys::caps::{Caps, DatagramConfig, Family, Interface, Membership, SocketOption};
-use crate::sys::wasi::address::{any, destination, local, remote};
+use crate::sys::wasi::address::{any, destination, local, remote, remote_ref};
 use crate::sys::wasi::options::check_datagram;
 use crate::sys::wasi::socket::Socket;
 use crate::sys::DatagramOps;
 
-type Received = Result<(Vec<u8>, IpSocketAddress), ErrorCode>;
-type Sent = Result<(), ErrorCode>;
+/// Memory of a received datagram, at most this large, is kept for one to be sent.
+const SPARE: usize = 2 * 1024;
 
 /// A UDP socket.
 pub(crate) struct Datagram {
     // In this order: what is under way borrows the socket.
-    receive: InFlight<Received>,
+    receive: InFlight<(), Received>,
     /// `None` once it is leaving.
-    send: Option<InFlight<Sent>>,
+    send: Option<InFlight<Outbound, Sent>>,
     inner: Mutex<Inner>,
     socket: Arc<UdpSocket>,
     family: Family,
@@ -39,7 +40,9 @@ pub(crate) struct Datagram {
 #[derive(Default)]
 struct Inner {
     /// Received and not yet taken.
-    inbox: VecDeque<(Vec<u8>, SocketAddr)>,
+    inbox: VecDeque<Arrived>,
+    /// For the next that is sent.
+    spare: Vec<u8>,
     peer: Option<SocketAddr>,
     is_bound: bool,
     /// Of a receive, for the next one.
@@ -52,56 +55,57 @@ impl Datagram {
     }
 
     /// A socket that is not bound yet is bound to any address.
-    fn bind_any(&self, inner: &mut Inner) -> io::Result<()> {
-        if !inner.is_bound {
-            let any = to_wasi(any(self.family));
-            self.socket.bind(any).map_err(error)?;
-            inner.is_bound = true;
+    fn have_bound(&self, inner: &mut Inner) -> io::Result<()> {
+        match inner.is_bound {
+            true => Ok(()),
+            false => self.bind_any(inner),
         }
+    }
+
+    #[cold]
+    fn bind_any(&self, inner: &mut Inner) -> io::Result<()> {
+        self.socket.bind(to_wasi(any(self.family))).map_err(error)?;
+        inner.is_bound = true;
         Ok(())
     }
 
     /// Merging is the system's affair, which it does not have here.
     pub(crate) fn allow_merging(&self) {}
 
-    /// Has a datagram there, or leaves a receive under way and says `WouldBlock`.
-    fn fill(&self, inner: &mut Inner) -> io::Result<()> {
-        if !inner.inbox.is_empty() {
+    /// Takes a datagram, or leaves a receive under way and says `WouldBlock`.
+    fn take(&self, room: Room<'_>, peek: bool) -> io::Result<()> {
+        let mut inner = self.lock();
+        if let Some(datagram) = inner.inbox.pop_front() {
+            room.fill(&datagram);
+            inner.done_with(datagram, peek);
             return Ok(());
         }
         if let Some(error) = inner.failure.take() {
             return Err(error);
         }
-        let received = match self.receive.take() {
-            Some(received) => Some(received),
-            None if self.receive.is_under_way() => None,
-            None => {
-                self.bind_any(inner)?;
-                let socket = self.socket.clone();
-                self.receive.start(async move { socket.receive().await })
-            }
-        };
-        match received {
+        self.have_bound(&mut inner)?;
+        match self.receive.take_or_start(()) {
             None => Err(io::ErrorKind::WouldBlock.into()),
             Some(Err(code)) => Err(error(code)),
-            Some(Ok((data, from))) => {
-                inner.inbox.push_back((data, from_wasi(from)));
+            Some(Ok(datagram)) => {
+                room.fill(&datagram);
+                inner.done_with(datagram, peek);
                 Ok(())
             }
         }
     }
 
-    fn take(&self, buf: &mut [u8], peek: bool) -> io::Result<(usize, Meta)> {
-        let mut inner = self.lock();
-        self.fill(&mut inner)?;
-        let Some(datagram) = inner.inbox.pop_front() else {
-            return Err(io::ErrorKind::WouldBlock.into());
+    fn take_one(&self, buf: &mut [u8], peek: bool) -> io::Result<(usize, Meta)> {
+        let mut slot = Slot {
+            len: 0,
+            meta: Meta::EMPTY,
         };
-        let filled = copy(buf, &datagram);
-        if peek {
-            inner.inbox.push_front(datagram);
-        }
-        Ok(filled)
+        let room = Room {
+            buf,
+            slot: &mut slot,
+        };
+        self.take(room, peek)?;
+        Ok((slot.len, slot.meta))
     }
 
     fn take_batch(&self, into: &mut RecvBatch) -> io::Result<usize> {
@@ -109,51 +113,74 @@ impl Datagram {
         // One at a time: to look for more costs the host as much as to receive, and what was
         // received waits for its answer meanwhile.
         let (arena, size, slots) = into.buffers();
-        let (Some(buf), Some(slot)) = (arena.chunks_mut(size.max(1)).next(), slots.first_mut())
-        else {
+        let (Some(buf), Some(slot)) = (arena.get_mut(..size), slots.first_mut()) else {
             return Ok(0);
         };
-        let (len, meta) = self.take(buf, false)?;
-        *slot = Slot { len, meta };
+        self.take(Room { buf, slot }, false)?;
         into.set_filled(1);
         Ok(1)
     }
 
-    /// The send before this has gone: its error is told now.
-    fn can_send(&self) -> io::Result<&InFlight<Sent>> {
+    /// Gives a datagram to the host, which may take its time with it: an error of it is told to
+    /// the next.
+    fn send_one(&self, data: &[u8], to: Option<&SocketAddr>) -> io::Result<()> {
         let Some(send) = &self.send else {
             return Err(io::ErrorKind::NotConnected.into());
         };
-        match send.take() {
-            Some(Err(code)) => Err(error(code)),
-            None if send.is_under_way() => Err(io::ErrorKind::WouldBlock.into()),
-            _ => Ok(send),
+        let mut inner = self.lock();
+        let spare = &mut inner.spare;
+        let sent = send.start_next(|before| {
+            let mut copy = match before {
+                Some((Ok(()), memory)) => memory,
+                Some((Err(code), _)) => return Err(error(code)),
+                None => std::mem::take(spare),
+            };
+            copy.clear();
+            copy.extend_from_slice(data);
+            Ok((copy, to.copied()))
+        })?;
+        if let Some((result, memory)) = sent {
+            inner.keep(memory);
+            result.map_err(error)?;
+        }
+        // The host binds it.
+        inner.is_bound = true;
+        Ok(())
+    }
+}
+
+impl Inner {
+    fn done_with(&mut self, (data, from): Arrived, peek: bool) {
+        if peek {
+            self.inbox.push_front((data, from));
+        } else if self.spare.capacity() == 0 {
+            self.keep(data);
         }
     }
 
-    /// Gives a datagram to the host, which may take its time with it.
-    fn send_one(&self, data: &[u8], to: Option<SocketAddr>) -> io::Result<()> {
-        let send = self.can_send()?;
-        let (socket, data) = (self.socket.clone(), data.to_vec());
-        let to = to.map(to_wasi);
-        match send.start(async move { socket.send(data, to).await }) {
-            Some(Err(code)) => Err(error(code)),
-            // The host binds it.
-            _ => {
-                self.lock().is_bound = true;
-                Ok(())
-            }
+    /// Memory for the next that is sent.
+    fn keep(&mut self, memory: Vec<u8>) {
+        if memory.capacity() <= SPARE {
+            self.spare = memory;
         }
     }
 }
 
-/// Copies what fits.
-fn copy(buf: &mut [u8], (data, from): &(Vec<u8>, SocketAddr)) -> (usize, Meta) {
-    let len = data.len().min(buf.len());
-    buf[..len].copy_from_slice(&data[..len]);
-    let mut meta = Meta::from((*from).into());
-    meta.truncated = len < data.len();
-    (len, meta)
+/// Where a datagram goes.
+struct Room<'a> {
+    buf: &'a mut [u8],
+    slot: &'a mut Slot,
+}
+
+impl Room<'_> {
+    /// Copies what fits.
+    fn fill(self, (data, from): &Arrived) {
+        let len = data.len().min(self.buf.len());
+        self.buf[..len].copy_from_slice(&data[..len]);
+        self.slot.len = len;
+        self.slot.meta = Meta::from((*from).into());
+        self.slot.meta.truncated = len < data.len();
+    }
 }
 
 impl Drop for Datagram {
@@ -165,16 +192,20 @@ impl Drop for Datagram {
 }
 
 impl DatagramOps for Datagram {
+    // Batches are of one.
+    const ROUNDS: usize = 16;
+
     async fn open(config: &DatagramConfig) -> io::Result<Datagram> {
         check_datagram(config)?;
         let family = config.family;
         let socket = UdpSocket::create(family_to_wasi(family)?)
             .map_err(|code| creation_error(code, "UDP"))?;
+        let socket = Arc::new(socket);
         let datagram = Datagram {
-            receive: InFlight::new(),
-            send: Some(InFlight::new()),
+            receive: udp::receive(socket.clone()),
+            send: Some(udp::send(socket.clone())),
             inner: Mutex::default(),
-            socket: Arc::new(socket),
+            socket,
             family,
         };
         if let Some(addr) = &config.bind {
@@ -207,7 +238,7 @@ impl DatagramOps for Datagram {
         let mut inner = self.lock();
         let before = inner.peer;
         let connect = |inner: &mut Inner| {
-            self.bind_any(inner)?;
+            self.have_bound(inner)?;
             if before.is_some() {
                 self.socket.disconnect().map_err(error)?;
                 inner.peer = None;
@@ -254,7 +285,7 @@ impl DatagramOps for Datagram {
 
     fn try_recv(&self, buf: &mut [u8], peek: bool) -> io::Result<(usize, Meta)> {
         self.receive.look();
-        self.take(buf, peek)
+        self.take_one(buf, peek)
     }
 
     fn poll_recv(
@@ -263,7 +294,7 @@ impl DatagramOps for Datagram {
         buf: &mut [u8],
         peek: bool,
     ) -> Poll<io::Result<(usize, Meta)>> {
-        poll_io(&self.receive, cx, || self.take(buf, peek))
+        poll_io(&self.receive, cx, || self.take_one(buf, peek))
     }
 
     fn try_recv_batch(&self, into: &mut RecvBatch) -> io::Result<usize> {
@@ -280,7 +311,10 @@ impl DatagramOps for Datagram {
     }
 
     fn try_send(&self, data: &[u8], to: Option<&Address>) -> io::Result<()> {
-        let to = to.map(|to| remote(to, self.family)).transpose()?;
+        let to = match to {
+            Some(to) => Some(remote_ref(to, self.family)?),
+            None => None,
+        };
         self.send_one(data, to)
     }
 
@@ -315,14 +349,19 @@ impl DatagramOps for Datagram {
     fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         poll_io(&self.receive, cx, || {
             let mut inner = self.lock();
-            match self.fill(&mut inner) {
-                Err(error) if error.kind() != io::ErrorKind::WouldBlock => {
-                    // For the receive that follows.
-                    inner.failure = Some(error);
-                    Ok(())
-                }
-                result => result,
+            if !inner.inbox.is_empty() || inner.failure.is_some() {
+                return Ok(());
             }
+            // For the receive that follows.
+            match self.have_bound(&mut inner) {
+                Ok(()) => match self.receive.take_or_start(()) {
+                    Some(Ok(datagram)) => inner.inbox.push_back(datagram),
+                    Some(Err(code)) => inner.failure = Some(error(code)),
+                    None => return Err(io::ErrorKind::WouldBlock.into()),
+                },
+                Err(error) => inner.failure = Some(error),
+            }
+            Ok(())
         })
     }
 

@@ -21,10 +21,10 @@ pub(crate) struct Host {
     timer: Timer,
     bell: Arc<Bell>,
     /// The read that the bell ends; there is always one while the runtime waits.
-    hearing: InFlight<StreamReader<u8>>,
+    hearing: InFlight<StreamReader<u8>, StreamReader<u8>>,
     reader: Option<StreamReader<u8>>,
     /// How long the end waits for what is still being written.
-    limit: Option<InFlight<()>>,
+    limit: Option<InFlight<u64, ()>>,
 }
 
 /// How a runtime's wait is ended by whoever wakes one of its tasks.
@@ -72,6 +72,12 @@ pub(super) fn ring_any() {
     }
 }
 
+/// Waits for the bell.
+async fn hear(mut reader: StreamReader<u8>) -> StreamReader<u8> {
+    reader.read(Vec::with_capacity(1)).await;
+    reader
+}
+
 impl Host {
     pub(crate) fn new() -> Host {
         let (writer, reader) = wit_stream::new();
@@ -84,7 +90,7 @@ impl Host {
         Host {
             timer: Timer::default(),
             bell,
-            hearing: InFlight::new(),
+            hearing: InFlight::new(hear),
             reader: Some(reader),
             limit: None,
         }
@@ -134,13 +140,10 @@ impl Host {
         if let Some(reader) = self.hearing.take() {
             self.reader = Some(reader);
         }
-        let Some(mut reader) = self.reader.take() else {
+        let Some(reader) = self.reader.take() else {
             return true;
         };
-        let rung = self.hearing.start(async move {
-            reader.read(Vec::with_capacity(1)).await;
-            reader
-        });
+        let rung = self.hearing.start(reader);
         let is_heard = rung.is_none();
         self.reader = rung;
         is_heard
@@ -159,8 +162,8 @@ impl Host {
         let over = match &self.limit {
             Some(limit) => limit.take(),
             None => {
-                let limit = self.limit.insert(InFlight::new());
-                limit.start(wait_for(nanoseconds))
+                let limit = self.limit.insert(InFlight::new(wait_for));
+                limit.start(nanoseconds)
             }
         };
         if let (Some(limit), None) = (&self.limit, over) {

@@ -14,13 +14,12 @@ use super::task;
 use crate::sys::wasi::NO_RUNTIME;
 use crate::wake::WakerSlots;
 
-type Operation<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+/// A place for one operation of a kind, and who waits for it to end. `A` is what it is started
+/// with, `T` its value.
+pub(super) struct InFlight<A: 'static, T: Send + 'static>(Arc<Slot<A, T>>);
 
-/// A place for one operation, and who waits for it to end.
-pub(super) struct InFlight<T: Send + 'static>(Arc<Slot<T>>);
-
-struct Slot<T> {
-    state: Mutex<State<T>>,
+struct Slot<A, T> {
+    state: Mutex<State<A, T>>,
     wakers: Mutex<WakerSlots>,
     /// The host has told something of the operation since it was polled last.
     told: AtomicBool,
@@ -30,10 +29,54 @@ struct Slot<T> {
     driven: bool,
 }
 
-enum State<T> {
-    Idle,
-    UnderWay(Operation<T>),
-    Done(T),
+struct State<A, T> {
+    operation: Box<dyn Operation<A, T>>,
+    /// The slot's own, which holds it: gone when the operation's owner is.
+    waker: Option<Waker>,
+    is_under_way: bool,
+    /// The value, if it was not fetched by whoever waits.
+    done: Option<T>,
+}
+
+/// An operation that is started again and again.
+pub(super) trait Operation<A, T>: Send {
+    /// Starts it and polls it once.
+    fn start(&mut self, arguments: A, cx: &mut Context<'_>) -> Poll<T>;
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<T>;
+    /// Cancels it.
+    fn stop(&mut self);
+}
+
+/// Each time it is in the memory of the time before: there is an operation for each datagram.
+struct Again<F, O> {
+    start: F,
+    current: Option<Pin<Box<O>>>,
+}
+
+impl<A, F, O> Operation<A, O::Output> for Again<F, O>
+where
+    F: FnMut(A) -> O + Send,
+    O: Future + Send,
+{
+    fn start(&mut self, arguments: A, cx: &mut Context<'_>) -> Poll<O::Output> {
+        let operation = (self.start)(arguments);
+        match &mut self.current {
+            Some(current) => current.set(operation),
+            None => self.current = Some(Box::pin(operation)),
+        }
+        self.poll(cx)
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<O::Output> {
+        match &mut self.current {
+            Some(current) => current.as_mut().poll(cx),
+            None => Poll::Pending,
+        }
+    }
+
+    fn stop(&mut self) {
+        self.current = None;
+    }
 }
 
 thread_local! {
@@ -53,38 +96,58 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl<T: Send + 'static> Slot<T> {
-    /// Polls the operation if there is something to be seen; true if it is done.
-    fn advance(self: &Arc<Self>, state: &mut State<T>, is_new: bool) -> bool {
-        let operation = match state {
-            State::Idle => return false,
-            State::Done(_) => return true,
-            State::UnderWay(operation) => operation,
-        };
+impl<A: 'static, T: Send + 'static> Slot<A, T> {
+    /// Starts an operation, and gives its value if it is done at once.
+    fn start(self: &Arc<Self>, state: &mut State<A, T>, arguments: A) -> Option<T> {
+        debug_assert!(!state.is_under_way && state.done.is_none());
+        state.is_under_way = true;
+        self.poll(state, task::number(), |operation, cx| {
+            operation.start(arguments, cx)
+        })
+    }
+
+    /// Polls the operation if there is something to be seen, and gives its value if it is done.
+    fn advance(self: &Arc<Self>, state: &mut State<A, T>) -> Option<T> {
+        if !state.is_under_way {
+            return None;
+        }
         // Whoever asks has it come to the task that he runs in, where he waits.
         let here = task::number();
-        let is_here = self.at.load(Ordering::Relaxed) == here;
-        if !is_new && is_here && !self.told.load(Ordering::Relaxed) {
-            return false;
+        if self.at.load(Ordering::Relaxed) == here && !self.told.load(Ordering::Relaxed) {
+            return None;
         }
+        self.poll(state, here, |operation, cx| operation.poll(cx))
+    }
+
+    #[inline]
+    fn poll(
+        self: &Arc<Self>,
+        state: &mut State<A, T>,
+        here: usize,
+        poll: impl FnOnce(&mut dyn Operation<A, T>, &mut Context<'_>) -> Poll<T>,
+    ) -> Option<T> {
         self.told.store(false, Ordering::Relaxed);
-        let waker = Waker::from(self.clone());
-        let mut cx = Context::from_waker(&waker);
-        match task::with(|| operation.as_mut().poll(&mut cx)) {
-            Poll::Ready(value) => {
-                *state = State::Done(value);
-                true
-            }
-            Poll::Pending => {
-                if !is_here {
-                    self.at.store(here, Ordering::Relaxed);
-                    if here != task::ours() {
-                        go_abroad(self);
-                    }
-                }
-                false
-            }
+        let waker = state.waker.get_or_insert_with(|| self.clone().into());
+        let mut cx = Context::from_waker(waker);
+        let operation = &mut *state.operation;
+        if let Poll::Ready(value) = task::with(|| poll(operation, &mut cx)) {
+            state.is_under_way = false;
+            return Some(value);
         }
+        if self.at.swap(here, Ordering::Relaxed) != here && here != task::ours() {
+            go_abroad(self);
+        }
+        None
+    }
+
+    /// The same for others than those who wait for the value: true if it is done.
+    fn advance_for_others(self: &Arc<Self>) -> bool {
+        let mut state = lock(&self.state);
+        let value = self.advance(&mut state);
+        if value.is_some() {
+            state.done = value;
+        }
+        state.done.is_some()
     }
 
     fn wake_all(&self) {
@@ -98,7 +161,7 @@ impl<T: Send + 'static> Slot<T> {
     }
 }
 
-impl<T: Send + 'static> Wake for Slot<T> {
+impl<A: 'static, T: Send + 'static> Wake for Slot<A, T> {
     fn wake(self: Arc<Self>) {
         self.wake_by_ref();
     }
@@ -115,9 +178,9 @@ impl<T: Send + 'static> Wake for Slot<T> {
     }
 }
 
-impl<T: Send + 'static> Drive for Slot<T> {
+impl<A: 'static, T: Send + 'static> Drive for Slot<A, T> {
     fn drive(self: Arc<Self>) {
-        if self.advance(&mut lock(&self.state), false) {
+        if self.advance_for_others() {
             self.wake_all();
         }
     }
@@ -125,7 +188,7 @@ impl<T: Send + 'static> Drive for Slot<T> {
     fn come_home(self: Arc<Self>, from: usize) -> bool {
         if self.at.load(Ordering::Relaxed) == from {
             let _home = task::at_home();
-            self.advance(&mut lock(&self.state), false);
+            self.advance_for_others();
             self.at.store(task::ours(), Ordering::Relaxed);
             // Whoever waits elsewhere fetches it.
             self.wake_all();
@@ -134,7 +197,7 @@ impl<T: Send + 'static> Drive for Slot<T> {
     }
 }
 
-fn go_abroad<T: Send + 'static>(slot: &Arc<Slot<T>>) {
+fn go_abroad<A: 'static, T: Send + 'static>(slot: &Arc<Slot<A, T>>) {
     ABROAD.with_borrow_mut(|abroad| {
         // Those that are gone are struck off whenever there is no room left.
         if abroad.len() == abroad.capacity() {
@@ -167,19 +230,43 @@ pub(super) fn drive_all() {
     }
 }
 
-impl<T: Send + 'static> InFlight<T> {
-    pub(super) fn new() -> InFlight<T> {
-        InFlight::with(false)
+impl<A: 'static, T: Send + 'static> InFlight<A, T> {
+    pub(super) fn new<O>(start: impl FnMut(A) -> O + Send + 'static) -> InFlight<A, T>
+    where
+        O: Future<Output = T> + Send + 'static,
+    {
+        InFlight::with(start, false)
     }
 
     /// For operations of several steps.
-    pub(super) fn driven() -> InFlight<T> {
-        InFlight::with(true)
+    pub(super) fn driven<O>(start: impl FnMut(A) -> O + Send + 'static) -> InFlight<A, T>
+    where
+        O: Future<Output = T> + Send + 'static,
+    {
+        InFlight::with(start, true)
     }
 
-    fn with(driven: bool) -> InFlight<T> {
+    fn with<O>(start: impl FnMut(A) -> O + Send + 'static, driven: bool) -> InFlight<A, T>
+    where
+        O: Future<Output = T> + Send + 'static,
+    {
+        let current = None;
+        InFlight::made(Box::new(Again { start, current }), driven)
+    }
+
+    /// For one that is no future.
+    pub(super) fn of(operation: impl Operation<A, T> + 'static) -> InFlight<A, T> {
+        InFlight::made(Box::new(operation), false)
+    }
+
+    fn made(operation: Box<dyn Operation<A, T>>, driven: bool) -> InFlight<A, T> {
         InFlight(Arc::new(Slot {
-            state: Mutex::new(State::Idle),
+            state: Mutex::new(State {
+                operation,
+                waker: None,
+                is_under_way: false,
+                done: None,
+            }),
             wakers: Mutex::default(),
             told: AtomicBool::new(false),
             at: AtomicUsize::new(task::ours()),
@@ -188,7 +275,7 @@ impl<T: Send + 'static> InFlight<T> {
     }
 
     pub(super) fn is_under_way(&self) -> bool {
-        matches!(*lock(&self.0.state), State::UnderWay(_))
+        lock(&self.0.state).is_under_way
     }
 
     /// Whether it has ended, for one that nobody waits for and whose value is of no use.
@@ -205,19 +292,45 @@ impl<T: Send + 'static> InFlight<T> {
     }
 
     /// Starts an operation, where none is under way, and gives its value if it is done at once.
-    pub(super) fn start(&self, operation: impl Future<Output = T> + Send + 'static) -> Option<T> {
-        let mut state = lock(&self.0.state);
-        debug_assert!(matches!(*state, State::Idle));
-        *state = State::UnderWay(Box::pin(operation));
-        self.0.advance(&mut state, true);
-        take_done(&mut state)
+    pub(super) fn start(&self, arguments: A) -> Option<T> {
+        self.0.start(&mut lock(&self.0.state), arguments)
     }
 
     /// The value of an operation that is done.
     pub(super) fn take(&self) -> Option<T> {
         let mut state = lock(&self.0.state);
-        self.0.advance(&mut state, false);
-        take_done(&mut state)
+        match state.done.take() {
+            None => self.0.advance(&mut state),
+            done => done,
+        }
+    }
+
+    /// The value of an operation that is done; otherwise sees to it that one is under way.
+    pub(super) fn take_or_start(&self, arguments: A) -> Option<T> {
+        let mut state = lock(&self.0.state);
+        match state.done.take() {
+            None if state.is_under_way => self.0.advance(&mut state),
+            None => self.0.start(&mut state, arguments),
+            done => done,
+        }
+    }
+
+    /// Starts the next operation, unless `arguments` does not like the value of the one before,
+    /// and gives its value if it is done at once. `WouldBlock` while one is under way.
+    pub(super) fn start_next(
+        &self,
+        arguments: impl FnOnce(Option<T>) -> io::Result<A>,
+    ) -> io::Result<Option<T>> {
+        let mut state = lock(&self.0.state);
+        let mut before = state.done.take();
+        if state.is_under_way {
+            before = self.0.advance(&mut state);
+            if before.is_none() {
+                return Err(io::ErrorKind::WouldBlock.into());
+            }
+        }
+        let arguments = arguments(before)?;
+        Ok(self.0.start(&mut state, arguments))
     }
 
     /// For those who try and do not wait: what the host has done meanwhile is told only when it is
@@ -246,19 +359,13 @@ impl<T: Send + 'static> InFlight<T> {
 
     /// Cancels what is under way.
     pub(super) fn clear(&self) {
-        let before = std::mem::replace(&mut *lock(&self.0.state), State::Idle);
-        drop(before);
+        let mut state = lock(&self.0.state);
+        state.operation.stop();
+        state.is_under_way = false;
+        let done = state.done.take();
+        drop(state);
+        drop(done);
         self.0.wake_all();
-    }
-}
-
-fn take_done<T>(state: &mut State<T>) -> Option<T> {
-    match std::mem::replace(state, State::Idle) {
-        State::Done(value) => Some(value),
-        before => {
-            *state = before;
-            None
-        }
     }
 }
 
@@ -266,16 +373,11 @@ pub(super) fn no_runtime() -> io::Error {
     io::Error::new(io::ErrorKind::Unsupported, NO_RUNTIME)
 }
 
-impl<T: Send + 'static> Default for InFlight<T> {
-    fn default() -> InFlight<T> {
-        InFlight::new()
-    }
-}
-
-impl<T: Send + 'static> Drop for InFlight<T> {
+impl<A: 'static, T: Send + 'static> Drop for InFlight<A, T> {
     fn drop(&mut self) {
-        // The operation holds the slot by its waker.
         self.clear();
+        let waker = lock(&self.0.state).waker.take();
+        drop(waker);
     }
 }
 

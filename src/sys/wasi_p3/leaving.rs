@@ -27,7 +27,7 @@ pub(super) trait Leaving {
     fn task(&self) -> usize;
 }
 
-impl<T: Send + 'static> Leaving for InFlight<T> {
+impl<A: 'static, T: Send + 'static> Leaving for InFlight<A, T> {
     fn is_over(&self) -> bool {
         InFlight::is_over(self)
     }
@@ -79,8 +79,8 @@ mod tests {
     #[test]
     fn the_end_of_a_runtime_has_waited_for_what_was_left_under_way() {
         crate::block_on(async {
-            let operation = InFlight::new();
-            assert!(operation.start(wait_for(1_000_000)).is_none());
+            let operation = InFlight::new(wait_for);
+            assert!(operation.start(1_000_000).is_none());
             leave(operation);
         });
         assert!(!sweep(), "it has ended, and is let go");

@@ -21,7 +21,7 @@ use crate::sys::ListenerOps;
 
 /// A listening socket.
 pub(crate) struct Listener {
-    accept: InFlight<Accepted>,
+    accept: InFlight<StreamReader<TcpSocket>, Accepted>,
     inner: Mutex<Inner>,
     socket: TcpSocket,
     family: Family,
@@ -61,7 +61,7 @@ impl Listener {
             let done = match self.accept.take() {
                 Some(done) => Some(done),
                 None => match inner.connections.take() {
-                    Some(connections) => self.accept.start(accept(connections)),
+                    Some(connections) => self.accept.start(connections),
                     None if self.accept.is_under_way() => None,
                     None => {
                         return Err(io::Error::new(io::ErrorKind::InvalidInput, "not listening"))
@@ -103,7 +103,7 @@ impl ListenerOps for Listener {
         }
         bind(&socket, &config.bind, family)?;
         Ok(Listener {
-            accept: InFlight::new(),
+            accept: InFlight::new(accept),
             inner: Mutex::default(),
             socket,
             family,

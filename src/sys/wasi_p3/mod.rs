@@ -2,6 +2,7 @@
 //! host belongs to the sockets; the loop waits for the host's events.
 
 mod bytes;
+mod call;
 mod convert;
 mod datagram;
 mod entry;
@@ -15,6 +16,7 @@ mod resolve;
 mod stdio;
 mod stream;
 mod task;
+mod udp;
 
 pub(crate) use self::datagram::Datagram;
 pub use self::entry::run_main;

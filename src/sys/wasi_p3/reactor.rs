@@ -118,10 +118,18 @@ impl Drop for Reactor {
 }
 
 /// The host's wait for the nearest deadline.
-#[derive(Default)]
 pub(super) struct Timer {
-    wait: InFlight<()>,
+    wait: InFlight<u64, ()>,
     until: Option<Instant>,
+}
+
+impl Default for Timer {
+    fn default() -> Timer {
+        Timer {
+            wait: InFlight::new(wait_for),
+            until: None,
+        }
+    }
 }
 
 impl Timer {
@@ -141,7 +149,7 @@ impl Timer {
         self.wait.clear();
         // A deadline beyond the clock's end is as good as none.
         let left = u64::try_from(left.as_nanos()).unwrap_or(u64::MAX);
-        let is_set = self.wait.start(wait_for(left)).is_none();
+        let is_set = self.wait.start(left).is_none();
         self.until = is_set.then_some(until);
         is_set
     }

@@ -98,6 +98,14 @@ impl StreamOps for Stream {
         self.incoming.poll_peek(cx, buf)
     }
 
+    fn poll_take(&self, cx: &mut Context<'_>) -> Option<Poll<io::Result<Vec<u8>>>> {
+        Some(self.incoming.poll_take(cx))
+    }
+
+    fn give_back(&self, buf: Vec<u8>) {
+        self.incoming.give_back(buf);
+    }
+
     fn try_write(&self, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
         self.outgoing.try_write(bufs)
     }

@@ -224,6 +224,85 @@ pub(super) fn with<T>(poll: impl FnOnce() -> T) -> T {
     poll()
 }
 
+/// A waitable that a task tells of, until this is dropped.
+pub(super) struct Registration {
+    /// Of the task: a clone where there is a way to make one.
+    ptr: *mut c_void,
+    unregister: Unregister,
+    drop: Option<unsafe extern "C" fn(*mut c_void)>,
+    /// Which task that is.
+    number: usize,
+    waitable: u32,
+    is_told: bool,
+}
+
+// SAFETY: tasks are only used on the component's one thread.
+unsafe impl Send for Registration {}
+
+impl Registration {
+    /// Has the task of now call `callback` with `ptr` when there is news of the waitable; `None` if
+    /// there is no task.
+    ///
+    /// # Safety
+    /// `ptr` is good for `callback` until this is dropped.
+    pub(super) unsafe fn new(
+        waitable: u32,
+        callback: Callback,
+        ptr: *mut c_void,
+    ) -> Option<Registration> {
+        let task = set(ptr::null_mut());
+        set(task);
+        if task.is_null() {
+            return None;
+        }
+        // SAFETY: what is there is valid until it is taken away, which nobody does meanwhile. Its
+        // fields are those of the first version; from the second on there is the table besides.
+        unsafe {
+            let here = (*task).ptr;
+            let (ptr_of_task, unregister, drop) = match (*task).version {
+                0 | 1 => (here, (*task).unregister, None),
+                _ => {
+                    let vtable = (*task).vtable;
+                    ((vtable.clone)(here), vtable.unregister, Some(vtable.drop))
+                }
+            };
+            ((*task).register)(here, waitable, callback, ptr);
+            Some(Registration {
+                ptr: ptr_of_task,
+                unregister,
+                drop,
+                number: here as usize,
+                waitable,
+                is_told: false,
+            })
+        }
+    }
+
+    /// Whether it is with the task of now.
+    pub(super) fn is_here(&self) -> bool {
+        !self.is_told && self.number == current()
+    }
+
+    /// There was news, with which the task has forgotten it.
+    pub(super) fn was_told(&mut self) {
+        self.is_told = true;
+    }
+}
+
+impl Drop for Registration {
+    fn drop(&mut self) {
+        // SAFETY: the task's own functions, for what it gave.
+        unsafe {
+            if !self.is_told {
+                (self.unregister)(self.ptr, self.waitable);
+            }
+            if let Some(drop) = self.drop {
+                drop(self.ptr);
+            }
+        }
+    }
+}
+
 /// Whether anything is registered with our task.
 pub(super) fn is_idle() -> bool {
     TABLE.with_borrow(|table| table.len == 0)

@@ -39,10 +39,11 @@ const COMMANDS: [&str; 12] = [
 ];
 
 /// Not among `all`: these want another target and a host for it.
-const WASI: [&str; 4] = [
+const WASI: [&str; 5] = [
     "wasi-size",
     "wasi-udp-ping-pong",
     "wasi-tcp-ping-pong",
+    "wasi-tcp-bulk",
     "wasi-idle",
 ];
 
@@ -100,6 +101,7 @@ fn run(options: &Options) -> io::Result<String> {
         "memory" => udp::memory(options),
         "wasi-udp-ping-pong" => wasi::udp(options),
         "wasi-tcp-ping-pong" => wasi::tcp(options),
+        "wasi-tcp-bulk" => wasi::tcp_bulk(options),
         "wasi-idle" => wasi::idle(options),
         "wasi-size" => wasi::size(options),
         other => Err(invalid(format!("unknown command {other}\n\n{USAGE}"))),

@@ -27,9 +27,10 @@ commands
 
   wasi-udp-ping-pong   UDP servers on WASI 0.2 and 0.3 under Wasmtime: one datagram under way, 16 and 64
   wasi-tcp-ping-pong   one message at a time on a TCP connection, on WASI
+  wasi-tcp-bulk        bytes echoed on one TCP connection, on WASI
   wasi-idle            what a round trip costs with 1 to 1000 idle UDP sockets open, on WASI
   wasi-size            bytes of the stripped components, and crates they depend on
-  wasi                 these four
+  wasi                 these five
 
 options
   --rounds N          rounds, each of which measures every server once     [5]

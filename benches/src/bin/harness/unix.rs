@@ -4,7 +4,7 @@ use std::io;
 use std::thread;
 use std::time::Duration;
 
-use crate::client::stream::{self, Pinger};
+use crate::client::stream::{self, Bulk, Pinger};
 use crate::client::{self, PingPong};
 use crate::options::{invalid, Options, Pin};
 use crate::rounds::interleave;
@@ -49,21 +49,16 @@ fn besides(idle: usize) -> String {
 }
 
 pub fn bulk(options: &Options) -> io::Result<String> {
-    const COLUMNS: [Column; 2] = [
-        Column::new("MiB echoed/CPU second of the server", 0, Show::Ratio),
-        Column::new("MiB echoed/s", 0, Show::Ratio),
-    ];
     let buffer = options.buffer.unwrap_or(coracle_benches::BUFFER);
     let servers = servers(options, Transport::Unix { buffer })?;
     let pin = options.pin.unwrap_or(Pin::Split);
     let series = interleave(options, &servers, pin, |server| {
         stream::verify(server)?;
-        let result = stream::bulk(server, options.duration)?;
-        Ok(vec![result.mib_per_cpu_second, result.mib_per_second])
+        Ok(stream::bulk(server, options.duration)?.row())
     })?;
     Ok(format!(
         "## Unix stream bulk echo, one connection\n\n{pin}:\n\n{}",
-        by_server(&COLUMNS, &series, &options.base)
+        by_server(&Bulk::COLUMNS, &series, &options.base)
     ))
 }
 

@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 
 use crate::build;
 use crate::client::datagram::{self, Flood, Load};
-use crate::client::{self, stream, PingPong};
+use crate::client::stream::{self, Bulk};
+use crate::client::{self, PingPong};
 use crate::options::{invalid, Options, Pin};
 use crate::rounds::interleave;
 use crate::server::{Listens, Server, Transport};
@@ -143,6 +144,31 @@ pub fn tcp(options: &Options) -> io::Result<String> {
         text += &format!("\n{pin}:\n\n{table}");
     }
     Ok(text)
+}
+
+pub fn tcp_bulk(options: &Options) -> io::Result<String> {
+    let mut servers = servers(options, &TCP, options.given_tcp())?;
+    let buffer = options.buffer.unwrap_or(coracle_benches::BUFFER);
+    let has_buffer = |name: &str| {
+        let is_given = options.given_tcp().iter().any(|(given, _)| given == name);
+        let is_guest = |guest: &Guest| matches!(guest.program, Program::Guest(_));
+        !is_given
+            && TCP
+                .iter()
+                .any(|guest| guest.name == name && is_guest(guest))
+    };
+    for server in servers.iter_mut().filter(|server| has_buffer(&server.name)) {
+        server.command.push(format!("--read={buffer}").into());
+    }
+    let pin = options.pin.unwrap_or(Pin::Split);
+    let series = interleave(options, &servers, pin, |server| {
+        stream::verify(server)?;
+        Ok(stream::bulk(server, options.duration)?.row())
+    })?;
+    Ok(format!(
+        "## WASI: TCP bulk echo, one connection\n\n{pin}:\n\n{}",
+        by_server(&Bulk::COLUMNS, &series, &options.base)
+    ))
 }
 
 /// A round trip is one turn of the guest's loop: all that it waits for is polled once.

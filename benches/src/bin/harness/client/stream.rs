@@ -12,6 +12,7 @@ use coracle_benches::BUFFER;
 
 use super::{pattern, PATIENCE, WARM_UP};
 use crate::server::Running;
+use crate::table::{Column, Show};
 
 /// Waits in the kernel while the server's backlog is full: no attempt fails for that.
 fn connect(server: &Running) -> io::Result<UnixStream> {
@@ -149,6 +150,17 @@ pub fn open(server: &Running, count: usize, size: usize) -> io::Result<Vec<UnixS
 pub struct Bulk {
     pub mib_per_second: f64,
     pub mib_per_cpu_second: f64,
+}
+
+impl Bulk {
+    pub const COLUMNS: [Column; 2] = [
+        Column::new("MiB echoed/CPU second of the server", 0, Show::Ratio),
+        Column::new("MiB echoed/s", 0, Show::Ratio),
+    ];
+
+    pub fn row(&self) -> Vec<f64> {
+        vec![self.mib_per_cpu_second, self.mib_per_second]
+    }
 }
 
 /// One thread writes without a pause for this long, another reads what comes back.
