@@ -14,6 +14,7 @@ use super::inflight::{all_come_home, drive_all, InFlight};
 use super::leaving::{depend_on, PATIENCE};
 use super::reactor::{Notifier, Running, Timer, LOOKS};
 use super::task;
+use crate::sys::wasi::nanoseconds;
 use crate::sys::Step;
 
 /// The counterpart of the reactor: it is polled where that blocks.
@@ -116,6 +117,8 @@ impl Host {
                 Step::Done => return Poll::Ready(()),
                 Step::Again if looks < LOOKS => looks += 1,
                 Step::Again => {
+                    // An executor that blocks may ask again without the host's having its turn.
+                    task::yield_now();
                     cx.waker().wake_by_ref();
                     return Poll::Pending;
                 }
@@ -158,12 +161,11 @@ impl Host {
         if !depend_on(task::number()) {
             return Poll::Ready(());
         }
-        let nanoseconds = u64::try_from(PATIENCE.as_nanos()).unwrap_or(u64::MAX);
         let over = match &self.limit {
             Some(limit) => limit.take(),
             None => {
                 let limit = self.limit.insert(InFlight::new(wait_for));
-                limit.start(nanoseconds)
+                limit.start(nanoseconds(PATIENCE))
             }
         };
         if let (Some(limit), None) = (&self.limit, over) {

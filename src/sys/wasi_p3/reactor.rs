@@ -12,6 +12,7 @@ use super::host::Bell;
 use super::inflight::{drive_all, InFlight};
 use super::leaving::wait_for_all;
 use super::task;
+use crate::sys::wasi::nanoseconds;
 use crate::sys::{clock, NotifierOps, ReactorOps, Step};
 
 /// Steps with more to do after which the host has its turn: that costs as much as to receive and
@@ -147,9 +148,7 @@ impl Timer {
             return false;
         }
         self.wait.clear();
-        // A deadline beyond the clock's end is as good as none.
-        let left = u64::try_from(left.as_nanos()).unwrap_or(u64::MAX);
-        let is_set = self.wait.start(left).is_none();
+        let is_set = self.wait.start(nanoseconds(left)).is_none();
         self.until = is_set.then_some(until);
         is_set
     }
