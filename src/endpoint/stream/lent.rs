@@ -32,7 +32,8 @@ pub(super) fn equip(queue: &mut Queue) {
 /// Takes the memory of a queue that is empty.
 pub(super) fn strip(queue: &mut Queue) {
     if queue.has_memory() {
-        let queue = std::mem::take(queue);
+        let mut queue = std::mem::take(queue);
+        queue.shrink();
         let _ = QUEUE.try_with(|kept| kept.set(queue));
     }
 }

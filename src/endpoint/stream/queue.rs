@@ -11,6 +11,9 @@ const PIECE: usize = 66 * 1024;
 /// Empty pieces that are kept for what comes, and one more.
 const SPARE: usize = 8;
 
+/// Those that are left to the thread when nothing waits any more.
+const KEPT: usize = 2;
+
 /// Pieces that are sent with one system call.
 pub(super) const SLICES: usize = 8;
 
@@ -83,6 +86,11 @@ impl Queue {
                 }
             }
         }
+    }
+
+    /// Gives up what an empty one does not need at once when it is filled again.
+    pub(super) fn shrink(&mut self) {
+        self.pieces.truncate(KEPT.max(self.used));
     }
 
     /// What is to be sent first.
@@ -195,6 +203,10 @@ mod tests {
         queue.push(&[1; 2 * PIECE]);
         queue.consume(queue.len());
         assert_eq!(queue.pieces.len(), SPARE, "one that has become large goes");
+        queue.shrink();
+        assert_eq!(queue.pieces.len(), KEPT);
+        queue.push(&[1; 100]);
+        assert_eq!(content(&queue), [1; 100]);
     }
 
     #[cfg(feature = "tls")]
