@@ -142,7 +142,8 @@ fn much_is_sent_in_large_pieces_and_without_telling_the_system_again_what_is_wai
     let sends = calls.of(&["sendto", "sendmsg"]);
     assert!(sends <= 12 * MEBIBYTES, "{calls:?}");
     let arms = calls.of(&["epoll_ctl"]);
-    assert!(arms <= limit(1.0, 5.0) as u64 * MEBIBYTES, "{calls:?}");
+    // Elsewhere, two for each wait.
+    assert!(arms <= limit(1.0, 20.0) as u64 * MEBIBYTES, "{calls:?}");
 }
 
 #[test]
@@ -151,7 +152,8 @@ fn a_message_there_and_back_costs_one_call_each_way() {
     let calls = calls_for("messages", COUNT);
     let sends = calls.of(&["sendto", "sendmsg"]);
     assert!((COUNT..COUNT + 10).contains(&sends), "{calls:?}");
-    // Both ends receive.
+    // Both ends receive; elsewhere, each wait reads besides.
     let receives = calls.of(&["recvfrom", "recvmsg", "read", "readv"]);
-    assert!(receives <= 2 * COUNT + COUNT / 10, "{calls:?}");
+    let most = COUNT as f64 * limit(2.1, 3.3);
+    assert!(receives as f64 <= most, "{calls:?}");
 }
