@@ -246,3 +246,70 @@ fn what_was_agreed_on_is_remembered() {
         assert_eq!(format!("{before:?}"), format!("{after:?}"));
     });
 }
+
+/// Over Unix sockets, which say at once that the peer has gone.
+#[cfg(unix)]
+mod gone_early {
+    use std::io::Write as _;
+    use std::os::unix::net::UnixStream as StdUnixStream;
+
+    use coracle::net::{TlsStream, UnixStream};
+    use coracle::tls::rustls::ClientConnection;
+    use coracle::{connect_accepted_socket, AcceptedOptions};
+
+    use super::common::tls::{client, server, NAME};
+    use super::*;
+
+    /// Says something with the last message of its handshake and goes, so that nothing that it is then
+    /// sent reaches it.
+    async fn in_a_hurry(stream: UnixStream) {
+        let mut tls = ClientConnection::new(client(), NAME.try_into().unwrap()).unwrap();
+        let mut ciphertext = Vec::new();
+        tls.write_tls(&mut ciphertext).unwrap();
+        stream.write_all(&ciphertext).await.unwrap();
+        while tls.is_handshaking() {
+            let mut buf = [0; 4096];
+            let len = stream.read(&mut buf).await.unwrap();
+            tls.read_tls(&mut &buf[..len]).unwrap();
+            tls.process_new_packets().unwrap();
+        }
+        tls.writer().write_all(b"in short").unwrap();
+        tls.send_close_notify();
+        ciphertext.clear();
+        while tls.wants_write() {
+            tls.write_tls(&mut ciphertext).unwrap();
+        }
+        // At once, without a turn for the server.
+        stream.write_all(&ciphertext).await.unwrap();
+    }
+
+    #[test]
+    fn a_client_that_goes_before_it_has_session_tickets_is_heard() {
+        block_on_within(async {
+            let log = Log::new();
+            let (ours, theirs) = StdUnixStream::pair().unwrap();
+            let options = AcceptedOptions::new().tls(server());
+            let connecting = connect_accepted_socket(|| Recorder::new(&log), ours, options);
+            let client = in_a_hurry(theirs.try_into().unwrap());
+            let (made, ()) = within(future::zip(connecting, client)).await;
+            let (transport, _) = made.unwrap();
+            ends(&log, &transport, &[data("in short"), Event::Eof], None).await;
+        });
+    }
+
+    #[test]
+    fn a_client_that_goes_before_it_has_session_tickets_is_heard_by_a_stream() {
+        block_on_within(async {
+            let (ours, theirs) = UnixStream::pair().unwrap();
+            let both = future::zip(TlsStream::accept(ours, server()), in_a_hurry(theirs));
+            let (stream, ()) = within(both).await;
+            let mut stream = stream.unwrap();
+            let mut said = Vec::new();
+            within(stream.read_to_end(&mut said)).await.unwrap();
+            assert_eq!(said, b"in short");
+            // It is the writer who is told that nobody listens.
+            let error = within(stream.close()).await.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::BrokenPipe);
+        });
+    }
+}

@@ -102,7 +102,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> TlsStream<S> {
         };
         let result = poll_fn(|cx| stream.poll_handshake(cx)).await;
         // The last of it, be it an alert.
-        let sent = poll_fn(|cx| stream.poll_send(cx)).await;
+        let mut sent = poll_fn(|cx| stream.poll_send(cx)).await;
+        if matches!(&sent, Err(error) if stream.session.is_only_tickets(error)) {
+            sent = Ok(());
+        }
         if let Err(error) = result.and(sent) {
             let error = match error.kind() {
                 io::ErrorKind::UnexpectedEof => io::Error::new(
@@ -209,10 +212,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for TlsStream<S> {
         buf: &mut [u8],
     ) -> Poll<io::Result<usize>> {
         let this = &mut *self;
-        // The peer may wait for it.
-        if let Poll::Ready(Err(error)) = this.poll_drain(cx) {
-            return Poll::Ready(Err(error));
-        }
+        // The peer may wait for it; if it has gone, what it said before is there all the same, and
+        // writing gives the error.
+        let _ = this.poll_drain(cx);
         let io = &mut this.io;
         let mut read = |into: &mut [u8]| Pin::new(&mut *io).poll_read(cx, into);
         let result = this.session.poll_read(buf, &mut read);

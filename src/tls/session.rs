@@ -10,7 +10,7 @@ use std::task::{ready, Poll};
 use rustls::client::{ClientConfig, UnbufferedClientConnection};
 use rustls::pki_types::ServerName;
 use rustls::server::{Acceptor, ServerConfig, UnbufferedServerConnection};
-use rustls::{CommonState, Error};
+use rustls::{CommonState, Error, ProtocolVersion};
 
 use crate::tls::backlog::Backlog;
 use crate::tls::lent::{self, Room};
@@ -113,6 +113,19 @@ impl Session {
 
     pub(crate) fn is_handshaking(&self) -> bool {
         self.common().is_handshaking()
+    }
+
+    /// Whether what is left to be sent at the end of a handshake need not be, since this is what
+    /// became of it: a server's session tickets (TLS 1.3), when the client has gone already. What
+    /// the client has said is there to be read all the same.
+    pub(crate) fn is_only_tickets(&self, error: &io::Error) -> bool {
+        matches!(self.side, Side::Server(_))
+            && !self.is_handshaking()
+            && self.common().protocol_version() == Some(ProtocolVersion::TLSv1_3)
+            && matches!(
+                error.kind(),
+                io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset
+            )
     }
 
     /// Decrypted bytes that wait to be delivered.

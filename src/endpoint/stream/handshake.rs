@@ -112,6 +112,9 @@ impl Handshake {
                 let rest = [IoSlice::new(&self.out[self.sent..])];
                 match stream.poll_write(cx, &rest) {
                     Poll::Ready(Ok(len)) => self.sent += len,
+                    Poll::Ready(Err(error)) if self.session.is_only_tickets(&error) => {
+                        self.sent = self.out.len();
+                    }
                     Poll::Ready(Err(error)) => {
                         let why = self.failure.take();
                         let why = why.or_else(|| self.last_words(cx, stream));
