@@ -9,9 +9,9 @@ use std::sync::{Arc, Mutex};
 
 use common::pairs::{pattern, LARGE};
 use common::secured::{connected, connected_with};
-use common::stream::{Event, Log, Recorder};
+use common::stream::{Event, Log, Mirror, Recorder};
 use common::{block_on_within, settle, within};
-use coracle::{on_data, BufferedProtocol, Protocol, Transport};
+use coracle::{on_data, BufferedProtocol, Transport};
 use futures_lite::future::{self, poll_once};
 use futures_lite::{AsyncReadExt, AsyncWriteExt};
 
@@ -191,23 +191,6 @@ fn what_callbacks_write_in_pieces_comes_in_order() {
         within(peer.read_exact(&mut twice)).await.unwrap();
         assert!(twice == sent.repeat(2));
     });
-}
-
-/// Sends back what comes, as fast as the peer takes it.
-struct Mirror;
-
-impl Protocol for Mirror {
-    fn data_received(&mut self, transport: &Transport, data: &[u8]) -> io::Result<()> {
-        transport.write(data)
-    }
-
-    fn pause_writing(&mut self, transport: &Transport) {
-        transport.pause_reading();
-    }
-
-    fn resume_writing(&mut self, transport: &Transport) {
-        transport.resume_reading();
-    }
 }
 
 /// What goes there and back at once.

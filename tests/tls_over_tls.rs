@@ -11,13 +11,13 @@ use std::time::Duration;
 
 use common::pairs::{data, ends, pattern, LARGE};
 use common::secured::{connected, Peer};
-use common::stream::{Event, Log, Recorder};
+use common::stream::{Event, Log, Mirror, Recorder};
 use common::tls::{client, client_of, server, NAME, ONLY_12};
 use common::{block_on_within, settle, within};
 use coracle::net::{TcpStream, TlsStream};
 use coracle::tls::rustls::ProtocolVersion;
 use coracle::{
-    create_server, spawn, BufferedProtocol, Protocol, StartTlsOptions, TcpServerOptions, Transport,
+    create_server, spawn, BufferedProtocol, StartTlsOptions, TcpServerOptions, Transport,
 };
 use futures_lite::future::{self, poll_once};
 use futures_lite::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -249,23 +249,6 @@ fn noise_in_the_lower_layer_ends_the_connection() {
         tcp.write_all(b"no record of TLS").await.unwrap();
         ends(&log, &transport, &[], Some(ErrorKind::InvalidData)).await;
     });
-}
-
-/// Sends back what comes, as fast as the peer takes it.
-struct Mirror;
-
-impl Protocol for Mirror {
-    fn data_received(&mut self, transport: &Transport, data: &[u8]) -> io::Result<()> {
-        transport.write(data)
-    }
-
-    fn pause_writing(&mut self, transport: &Transport) {
-        transport.pause_reading();
-    }
-
-    fn resume_writing(&mut self, transport: &Transport) {
-        transport.resume_reading();
-    }
 }
 
 #[test]

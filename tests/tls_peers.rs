@@ -308,14 +308,28 @@ fn asyncio_clients_get_their_echo_over_a_unix_socket() {
     }
 }
 
+fn asyncio_server(role: &str, path: &Path) -> (Process, String) {
+    let mut server = python("tls_peer.py");
+    server.arg(role).arg(path);
+    Process::server(server.arg(file("server.pem")).arg(file("server.key")))
+}
+
+/// Has it echo and closes, after what has been said before.
+async fn much_there_and_back(transport: &Transport, log: &Log) {
+    let before = log.data().len();
+    let sent = common::pairs::pattern(LARGE.parse().unwrap());
+    transport.write(&sent).unwrap();
+    log.until_len(before + sent.len()).await;
+    assert!(log.data()[before..] == sent);
+    transport.close();
+    within(transport.closed()).await.unwrap();
+}
+
 #[test]
 fn asyncio_servers_echo_over_a_unix_socket() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("server");
-    let mut server = python("tls_peer.py");
-    server.arg("serve").arg(&path);
-    let server = server.arg(file("server.pem")).arg(file("server.key"));
-    let (server, addr) = Process::server(server);
+    let (server, addr) = asyncio_server("serve", &path);
     if !in_guest() {
         let done = unix_client(&addr, "hello", "server.example");
         assert_eq!(done.stdout, "hello\n", "{done:?}");
@@ -325,12 +339,7 @@ fn asyncio_servers_echo_over_a_unix_socket() {
         let log = Log::new();
         let config = client_of(BOTH, "ca", None);
         let transport = connect(&addr, &log, config).await.unwrap();
-        let sent = common::pairs::pattern(LARGE.parse().unwrap());
-        transport.write(&sent).unwrap();
-        log.until_len(sent.len()).await;
-        assert!(log.data() == sent);
-        transport.close();
-        within(transport.closed()).await.unwrap();
+        much_there_and_back(&transport, &log).await;
     });
     assert_eq!(server.line(), "closed", "in order");
 }
@@ -397,10 +406,7 @@ fn asyncio_clients_speak_tls_over_tls() {
 fn asyncio_servers_speak_tls_over_tls() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("server");
-    let mut server = python("tls_peer.py");
-    server.arg("serve-over").arg(&path);
-    let server = server.arg(file("server.pem")).arg(file("server.key"));
-    let (server, addr) = Process::server(server);
+    let (server, addr) = asyncio_server("serve-over", &path);
     coracle::block_on(async {
         let log = Log::new();
         let transport = connect(&addr, &log, client_of(BOTH, "ca", None)).await;
@@ -410,12 +416,7 @@ fn asyncio_servers_speak_tls_over_tls() {
         assert_eq!(log.data(), b"OK\n");
         let options = StartTlsOptions::client(client_of(BOTH, "ca", None), "localhost");
         within(transport.start_tls(options)).await.unwrap();
-        let sent = common::pairs::pattern(LARGE.parse().unwrap());
-        transport.write(&sent).unwrap();
-        log.until_len(3 + sent.len()).await;
-        assert!(log.data()[3..] == sent);
-        transport.close();
-        within(transport.closed()).await.unwrap();
+        much_there_and_back(&transport, &log).await;
     });
     assert_eq!(server.line(), "closed", "in order");
 }

@@ -243,6 +243,11 @@ pub(crate) trait ListenerOps: Sized + Send + Sync + 'static {
     fn try_accept(&self) -> io::Result<(Stream, Address)>;
     fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<(Stream, Address)>>;
     fn poll_acceptable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
+    /// Whether accepting failed for want of descriptors or memory, which trying again does not
+    /// mend.
+    fn is_exhaustion(error: &io::Error) -> bool {
+        error.kind() == io::ErrorKind::OutOfMemory
+    }
 
     fn local_addr(&self) -> io::Result<Address>;
     fn family(&self) -> Family;

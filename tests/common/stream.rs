@@ -164,3 +164,20 @@ impl Protocol for Recorder {
         let _ = self.note(transport, Event::Lost(error.map(io::Error::kind)));
     }
 }
+
+/// Sends back what comes, as fast as the peer takes it.
+pub(crate) struct Mirror;
+
+impl Protocol for Mirror {
+    fn data_received(&mut self, transport: &Transport, data: &[u8]) -> io::Result<()> {
+        transport.write(data)
+    }
+
+    fn pause_writing(&mut self, transport: &Transport) {
+        transport.pause_reading();
+    }
+
+    fn resume_writing(&mut self, transport: &Transport) {
+        transport.resume_reading();
+    }
+}

@@ -462,7 +462,7 @@ impl<F, S> ServerDriver<F, S> {
             match shared.poll_accept(cx) {
                 Poll::Ready(Ok((stream, peer))) => self.accept(stream, peer),
                 Poll::Ready(Err(error)) => {
-                    let time = match is_exhaustion(&error) {
+                    let time = match Listener::is_exhaustion(&error) {
                         true => EXHAUSTED_PAUSE,
                         false => ERROR_PAUSE,
                     };
@@ -517,15 +517,4 @@ impl<F, S> Drop for ServerDriver<F, S> {
     fn drop(&mut self) {
         self.server.close();
     }
-}
-
-/// Whether accepting failed for want of descriptors or memory, which trying again does not mend.
-fn is_exhaustion(error: &io::Error) -> bool {
-    #[cfg(unix)]
-    return matches!(
-        error.raw_os_error(),
-        Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM)
-    );
-    #[cfg(not(unix))]
-    return error.kind() == io::ErrorKind::OutOfMemory;
 }

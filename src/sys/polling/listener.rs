@@ -156,6 +156,17 @@ impl ListenerOps for Listener {
         self.source.poll_turn(Direction::Read, cx)
     }
 
+    fn is_exhaustion(error: &io::Error) -> bool {
+        #[cfg(unix)]
+        const CODES: [i32; 4] = [libc::EMFILE, libc::ENFILE, libc::ENOBUFS, libc::ENOMEM];
+        // ERROR_NOT_ENOUGH_MEMORY, WSAEMFILE, WSAENOBUFS.
+        #[cfg(windows)]
+        const CODES: [i32; 3] = [8, 10024, 10055];
+        error
+            .raw_os_error()
+            .is_some_and(|code| CODES.contains(&code))
+    }
+
     fn local_addr(&self) -> io::Result<Address> {
         from_sock_addr(&self.io().local_addr()?)
     }

@@ -8,7 +8,7 @@ use crate::client::stream::{self, Bulk, Pinger};
 use crate::client::{self, PingPong};
 use crate::options::{invalid, Options, Pin};
 use crate::rounds::interleave;
-use crate::server::{servers, Transport};
+use crate::server::{servers, Server, Transport};
 use crate::table::{by_server, number, Column, Show};
 
 /// Enough for what each takes to stand out from the rest, and for a limit of open files that
@@ -51,13 +51,17 @@ fn besides(idle: usize) -> String {
 pub fn bulk(options: &Options) -> io::Result<String> {
     let buffer = options.buffer.unwrap_or(coracle_benches::BUFFER);
     let servers = servers(options, Transport::Unix { buffer })?;
+    bulk_of(options, &servers, "Unix stream bulk echo, one connection")
+}
+
+pub fn bulk_of(options: &Options, servers: &[Server], title: &str) -> io::Result<String> {
     let pin = options.pin.unwrap_or(Pin::Split);
-    let series = interleave(options, &servers, pin, |server| {
+    let series = interleave(options, servers, pin, |server| {
         stream::verify(server)?;
         Ok(stream::bulk(server, options.duration)?.row())
     })?;
     Ok(format!(
-        "## Unix stream bulk echo, one connection\n\n{pin}:\n\n{}",
+        "## {title}\n\n{pin}:\n\n{}",
         by_server(&Bulk::COLUMNS, &series, &options.base)
     ))
 }

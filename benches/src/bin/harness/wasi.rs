@@ -7,13 +7,14 @@ use std::path::{Path, PathBuf};
 
 use crate::build;
 use crate::client::datagram::{self, Flood, Load};
-use crate::client::stream::{self, Bulk};
+use crate::client::stream;
 use crate::client::{self, PingPong};
 use crate::options::{invalid, Options, Pin};
 use crate::rounds::interleave;
 use crate::server::{Listens, Server, Transport};
 use crate::size;
 use crate::table::{by_server, markdown, Column, Show};
+use crate::unix::bulk_of;
 
 /// A server of a table.
 struct Guest {
@@ -160,15 +161,7 @@ pub fn tcp_bulk(options: &Options) -> io::Result<String> {
     for server in servers.iter_mut().filter(|server| has_buffer(&server.name)) {
         server.command.push(format!("--read={buffer}").into());
     }
-    let pin = options.pin.unwrap_or(Pin::Split);
-    let series = interleave(options, &servers, pin, |server| {
-        stream::verify(server)?;
-        Ok(stream::bulk(server, options.duration)?.row())
-    })?;
-    Ok(format!(
-        "## WASI: TCP bulk echo, one connection\n\n{pin}:\n\n{}",
-        by_server(&Bulk::COLUMNS, &series, &options.base)
-    ))
+    bulk_of(options, &servers, "WASI: TCP bulk echo, one connection")
 }
 
 /// A round trip is one turn of the guest's loop: all that it waits for is polled once.
