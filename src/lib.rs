@@ -6,8 +6,9 @@
 //!
 //! - **Endpoints**, asyncio's face: callbacks on a protocol object, and a transport to send with.
 //!   [`create_datagram_endpoint`] works over IPv4, IPv6 and Unix datagrams;
-//!   `create_unix_connection` and `create_unix_server` (Unix), [`create_connection`] and [`create_server`] over streams. What is received is lent to the
-//!   callback, datagrams in batches: nothing is allocated for it.
+//!   `create_unix_connection` and `create_unix_server` (Unix), [`create_connection`] and
+//!   [`create_server`] over streams. What is received is lent to the callback, datagrams in
+//!   batches: nothing is allocated for it.
 //! - **Sockets**, smol's face: [`net::UdpSocket`], [`net::TcpStream`], [`net::TcpListener`] and
 //!   their Unix like, with async methods on `&self`; streams have `futures-io`'s traits, datagrams
 //!   batches.
@@ -54,9 +55,9 @@
 //!
 //! # Platforms
 //! Linux is the home, where system calls are the budget: an echoed datagram or message costs three,
-//! a batch of datagrams little more. macOS, the BSDs, illumos, Android and Windows go through `polling`, one
-//! datagram a call; what they lack gives `Unsupported`, and can be asked for with
-//! [`net::UdpSocket::caps`].
+//! a batch of datagrams little more. macOS, the BSDs, illumos, Android and Windows go through
+//! `polling`, one datagram a call. WASI 0.2 and 0.3 have backends of their own, on the bindings.
+//! What a platform lacks gives `Unsupported`, and can be asked for with [`net::UdpSocket::caps`].
 #![deny(unsafe_code)]
 
 mod address;

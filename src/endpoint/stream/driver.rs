@@ -94,9 +94,8 @@ impl<P: StreamProtocol<K>, K> Connected for Kinded<P, K> {
 /// The future that makes a connection work: it receives, calls the protocol, and sends what is
 /// queued. It ends when the connection is closed.
 ///
-/// [`create_unix_connection`](crate::create_unix_connection) and its like spawn it; their forms
-/// with a driver leave that to the caller, who may be on any executor. It is `Send` if the protocol
-/// is.
+/// [`create_connection`](crate::create_connection) and its like spawn it; their forms with a driver
+/// leave that to the caller, who may be on any executor. It is `Send` if the protocol is.
 ///
 /// # Cancel safety
 /// Dropping it closes the connection without calling the protocol: what is queued is sent as far

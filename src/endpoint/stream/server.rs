@@ -74,8 +74,7 @@ impl ServerSocket {
 }
 
 /// Accepts connections and makes a protocol for each: what
-/// [`create_unix_server`](crate::create_unix_server) and [`create_server`](crate::create_server)
-/// give.
+/// [`create_server`](crate::create_server) and `create_unix_server` give.
 ///
 /// Cheap to clone; any task, any thread. Dropping it leaves the server open: it ends with
 /// [`close`](Server::close) or its runtime.

@@ -26,25 +26,18 @@ macro_rules! __wasi_start {
 }
 
 unsafe extern "C" {
-    /// The program's `main` behind the C library's preparations; for tests, the harness.
-    #[cfg(not(test))]
-    fn __main_void() -> c_int;
-    /// Around that, for tests of this crate: where `main` itself is compiled, the compiler bears no
-    /// declaration of it.
-    #[cfg(test)]
-    fn _start() -> c_int;
+    /// The program's `main`, as the C library calls it; for tests, the harness.
+    // By this name the compiler does not know it, which would refuse what it compiles `main` with:
+    // the tests of this crate.
+    #[link_name = "\u{1}__main_void"]
+    fn main_of_program() -> c_int;
 }
 
 /// Runs `main`; false if it failed.
-// Not to be compiled where `main` is, either.
-#[inline(never)]
 #[doc(hidden)]
 pub fn run_main() -> bool {
     // SAFETY: the linker defines it in every program, and the macro is for programs. It is called
-    // once: the host starts either this or what calls it otherwise.
-    #[cfg(not(test))]
-    return unsafe { __main_void() == 0 };
-    // SAFETY: as above.
-    #[cfg(test)]
-    return unsafe { _start() == 0 };
+    // once: the host starts either this or what calls it otherwise. The bindings have run what
+    // goes before `main`.
+    unsafe { main_of_program() == 0 }
 }
