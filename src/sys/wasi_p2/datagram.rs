@@ -262,18 +262,9 @@ impl DatagramOps for Datagram {
 
     fn try_send(&self, data: &[u8], to: Option<&Address>) -> io::Result<()> {
         let to = to.map(|to| remote(to, self.family)).transpose()?;
-        let mut inner = self.lock();
-        let outgoing = &inner.streams(self.family)?.outgoing;
-        let datagram = OutgoingDatagram {
-            data: data.to_vec(),
-            remote_address: to.map(to_wasi),
-        };
-        match outgoing.check_send().map_err(error)? {
-            0 => self.would_block(),
-            _ => match outgoing.send(&[datagram]).map_err(error)? {
-                0 => self.would_block(),
-                _ => Ok(()),
-            },
+        match self.lock().send(data, to.map(to_wasi), self.family)? {
+            true => Ok(()),
+            false => self.would_block(),
         }
     }
 

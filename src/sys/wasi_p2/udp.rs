@@ -5,9 +5,9 @@ use std::io;
 use std::net::SocketAddr;
 
 use wasip2::sockets::instance_network::instance_network;
-use wasip2::sockets::network::ErrorCode;
+use wasip2::sockets::network::{ErrorCode, IpSocketAddress};
 use wasip2::sockets::udp::{
-    IncomingDatagram, IncomingDatagramStream, OutgoingDatagramStream, UdpSocket,
+    IncomingDatagram, IncomingDatagramStream, OutgoingDatagram, OutgoingDatagramStream, UdpSocket,
 };
 
 use super::convert::{error, from_wasi, to_wasi};
@@ -17,6 +17,9 @@ use crate::sys::wasi::address::any;
 /// Datagrams looked at when a socket that is in use is connected.
 const KEPT: usize = 1024;
 
+/// The memory of longer datagrams is not kept.
+const KEPT_BYTES: usize = 2048;
+
 pub(super) struct Udp {
     // Before the socket, as the host wants it.
     streams: Option<Streams>,
@@ -24,6 +27,8 @@ pub(super) struct Udp {
     inbox: VecDeque<IncomingDatagram>,
     /// Of a receive that came after others, for the next one.
     failure: Option<io::Error>,
+    /// Memory for a datagram that is sent alone.
+    outbox: Vec<u8>,
     peer: Option<SocketAddr>,
     pub(super) socket: UdpSocket,
 }
@@ -40,6 +45,7 @@ impl Udp {
             streams: None,
             inbox: VecDeque::new(),
             failure: None,
+            outbox: Vec::new(),
             peer: None,
             socket,
         }
@@ -91,6 +97,31 @@ impl Udp {
 
     pub(super) fn peer(&self) -> Option<SocketAddr> {
         self.peer
+    }
+
+    /// Sends one datagram; false if the host takes none now.
+    pub(super) fn send(
+        &mut self,
+        data: &[u8],
+        to: Option<IpSocketAddress>,
+        family: Family,
+    ) -> io::Result<bool> {
+        let mut kept = std::mem::take(&mut self.outbox);
+        let outgoing = &self.streams(family)?.outgoing;
+        if outgoing.check_send().map_err(error)? == 0 {
+            return Ok(false);
+        }
+        kept.extend_from_slice(data);
+        let datagram = OutgoingDatagram {
+            data: kept,
+            remote_address: to,
+        };
+        let sent = outgoing.send(std::slice::from_ref(&datagram));
+        if datagram.data.capacity() <= KEPT_BYTES {
+            self.outbox = datagram.data;
+            self.outbox.clear();
+        }
+        Ok(sent.map_err(error)? > 0)
     }
 
     /// There is something for the next receive, without the host.
