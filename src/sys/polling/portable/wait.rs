@@ -52,15 +52,19 @@ impl Wait {
         }
     }
 
-    /// Waits for an event, a notification, or the time to pass. A signal ends it early.
+    /// Waits for an event, a notification, or the time to pass. A signal ends it early; so does a
+    /// notification that the `Poller` has seen before it is there to be taken, which on poll(2) is
+    /// `WouldBlock`.
     pub(in crate::sys::polling) fn wait(
         &mut self,
         poller: &Poller,
         timeout: Option<Duration>,
     ) -> io::Result<()> {
         self.events.clear();
+        use io::ErrorKind::{Interrupted, WouldBlock};
+
         match poller.wait(&mut self.events, timeout) {
-            Err(error) if error.kind() != io::ErrorKind::Interrupted => Err(error),
+            Err(error) if !matches!(error.kind(), Interrupted | WouldBlock) => Err(error),
             _ => Ok(()),
         }
     }
@@ -71,5 +75,37 @@ impl Wait {
             readable: event.readable,
             writable: event.writable,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::thread;
+
+    #[test]
+    fn notifications_from_other_threads_are_no_errors() {
+        let poller = Poller::new().unwrap();
+        let mut wait = Wait::new();
+        let enough = AtomicBool::new(false);
+        let mut failed = None;
+        thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| {
+                    while !enough.load(Ordering::Relaxed) {
+                        poller.notify().unwrap();
+                    }
+                });
+            }
+            for _ in 0..100_000 {
+                failed = wait.wait(&poller, Some(Duration::ZERO)).err();
+                if failed.is_some() {
+                    break;
+                }
+            }
+            enough.store(true, Ordering::Relaxed);
+        });
+        assert!(failed.is_none(), "{failed:?}");
     }
 }
