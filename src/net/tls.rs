@@ -79,7 +79,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> TlsStream<S> {
         TlsStream::shake_hands(io, session).await
     }
 
-    /// Shakes hands with a client.
+    /// Shakes hands with a client. One that goes as soon as it has said all, without waiting for
+    /// the session tickets of TLS 1.3, is heard: writing gives the error.
     ///
     /// # Errors
     /// As [`connect`](TlsStream::connect).

@@ -60,9 +60,9 @@ impl Wait {
         poller: &Poller,
         timeout: Option<Duration>,
     ) -> io::Result<()> {
-        self.events.clear();
         use io::ErrorKind::{Interrupted, WouldBlock};
 
+        self.events.clear();
         match poller.wait(&mut self.events, timeout) {
             Err(error) if !matches!(error.kind(), Interrupted | WouldBlock) => Err(error),
             _ => Ok(()),
