@@ -11,7 +11,8 @@ const PIECE: usize = 66 * 1024;
 /// Empty pieces that are kept for what comes, and one more.
 const SPARE: usize = 8;
 
-/// Those that are left to the thread when nothing waits any more.
+/// Those that are left to the thread when nothing waits any more, and as many as the last bytes
+/// took: a connection that fills the queue again and again needs no new memory each time.
 const KEPT: usize = 2;
 
 /// Pieces that are sent with one system call.
@@ -22,6 +23,8 @@ pub(super) struct Queue {
     /// Those in use, then empty ones.
     pieces: VecDeque<Piece>,
     used: usize,
+    /// The most that were in use since it was empty.
+    most: usize,
     len: usize,
 }
 
@@ -39,6 +42,7 @@ impl Queue {
         Queue {
             pieces: VecDeque::new(),
             used: 0,
+            most: 0,
             len: 0,
         }
     }
@@ -88,9 +92,10 @@ impl Queue {
         }
     }
 
-    /// Gives up what an empty one does not need at once when it is filled again.
+    /// Gives up what it has not needed lately: it is empty.
     pub(super) fn shrink(&mut self) {
-        self.pieces.truncate(KEPT.max(self.used));
+        self.pieces.truncate(KEPT.max(self.most));
+        self.most = 0;
     }
 
     /// What is to be sent first.
@@ -114,6 +119,7 @@ impl Queue {
                 self.pieces.push_back(Piece::default());
             }
             self.used += 1;
+            self.most = self.most.max(self.used);
         }
         &mut self.pieces[self.used - 1]
     }
@@ -204,9 +210,18 @@ mod tests {
         queue.consume(queue.len());
         assert_eq!(queue.pieces.len(), SPARE, "one that has become large goes");
         queue.shrink();
-        assert_eq!(queue.pieces.len(), KEPT);
+        assert_eq!(queue.pieces.len(), SPARE, "as many as were needed");
+        for _ in 0..KEPT + 2 {
+            queue.push(&[1; PIECE]);
+        }
+        queue.consume(queue.len());
+        queue.shrink();
+        assert_eq!(queue.pieces.len(), KEPT + 2, "fewer were needed");
         queue.push(&[1; 100]);
         assert_eq!(content(&queue), [1; 100]);
+        queue.consume(queue.len());
+        queue.shrink();
+        assert_eq!(queue.pieces.len(), KEPT);
     }
 
     #[cfg(feature = "tls")]
