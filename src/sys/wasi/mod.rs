@@ -1,5 +1,6 @@
 //! What the backends of WASI 0.2 and 0.3 share.
 
+pub(super) mod abi;
 pub(super) mod address;
 pub(crate) mod clock;
 pub(super) mod convert;

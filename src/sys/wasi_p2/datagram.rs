@@ -9,9 +9,9 @@ use std::task::{Context, Poll};
 use wasip2::io::poll::Pollable;
 use wasip2::sockets::instance_network::instance_network;
 use wasip2::sockets::network::ErrorCode;
-use wasip2::sockets::udp::{IncomingDatagram, OutgoingDatagram};
 use wasip2::sockets::udp_create_socket::create_udp_socket;
 
+use super::call::{self, Outbound};
 use super::convert::{creation_error, error, family_to_wasi, from_wasi, to_wasi};
 use super::options::{get_udp, set_udp};
 use super::pollable::{wait, Interest};
@@ -21,14 +21,15 @@ use crate::address::Address;
 use crate::batch::{Meta, RecvBatch, SendBatch, Slot};
 use crate::error::{context, unsupported};
 use crate::sys::caps::{Caps, DatagramConfig, Family, Interface, Membership, SocketOption};
-use crate::sys::wasi::address::{any, destination, local, remote};
+use crate::sys::wasi::abi::Arrived;
+use crate::sys::wasi::address::{any, destination, local, remote, remote_ref};
 use crate::sys::wasi::options::check_datagram;
 use crate::sys::wasi::socket::Socket;
 use crate::sys::DatagramOps;
 
-/// Datagrams received for one batch, each with a call of its own. Lists would save calls, but cost
-/// the host twice what they save: it makes a large buffer for each datagram, and starts a task
-/// whenever it runs into the end of what is there.
+/// Datagrams sent with one call, and those received for one batch, each with a call of its own:
+/// lists would save calls, but cost the host twice what they save. It makes a large buffer for each
+/// datagram, and starts a task whenever it runs into the end of what is there.
 const BATCH: usize = 16;
 
 /// Datagrams in a batch that were worth the try for another, which found nothing.
@@ -133,11 +134,11 @@ impl Datagram {
 }
 
 /// Copies what fits.
-fn fill(buf: &mut [u8], datagram: &IncomingDatagram) -> (usize, Meta) {
-    let len = datagram.data.len().min(buf.len());
-    buf[..len].copy_from_slice(&datagram.data[..len]);
-    let mut meta = Meta::from(from_wasi(datagram.remote_address).into());
-    meta.truncated = len < datagram.data.len();
+fn fill(buf: &mut [u8], (data, from): &Arrived) -> (usize, Meta) {
+    let len = data.len().min(buf.len());
+    buf[..len].copy_from_slice(&data[..len]);
+    let mut meta = Meta::from((*from).into());
+    meta.truncated = len < data.len();
     (len, meta)
 }
 
@@ -261,8 +262,8 @@ impl DatagramOps for Datagram {
     }
 
     fn try_send(&self, data: &[u8], to: Option<&Address>) -> io::Result<()> {
-        let to = to.map(|to| remote(to, self.family)).transpose()?;
-        match self.lock().send(data, to.map(to_wasi), self.family)? {
+        let to = to.map(|to| remote_ref(to, self.family)).transpose()?;
+        match self.lock().send(data, to, self.family)? {
             true => Ok(()),
             false => self.would_block(),
         }
@@ -285,8 +286,8 @@ impl DatagramOps for Datagram {
         if permits == 0 {
             return self.would_block();
         }
-        let datagrams = list(from, permits as usize, self.family)?;
-        let sent = outgoing.send(&datagrams).map_err(error)? as usize;
+        let datagrams = list(from, BATCH.min(permits as usize), self.family)?;
+        let sent = call::send(outgoing, &datagrams).map_err(error)?;
         if sent == 0 {
             return self.would_block();
         }
@@ -362,12 +363,12 @@ impl Datagram {
 
 /// Up to `limit` datagrams from the front, all of which the host can be given; the error of the
 /// first if it cannot.
-fn list(batch: &SendBatch, limit: usize, family: Family) -> io::Result<Vec<OutgoingDatagram>> {
+fn list(batch: &SendBatch, limit: usize, family: Family) -> io::Result<Vec<Outbound<'_>>> {
     let (runs, mut bytes) = batch.waiting();
     let mut list = Vec::with_capacity(limit.min(batch.len()));
     for run in runs {
         let to = match destination(run, family) {
-            Ok(to) => to.copied().map(to_wasi),
+            Ok(to) => to,
             Err(error) if list.is_empty() => return Err(error),
             Err(_) => break,
         };
@@ -378,10 +379,7 @@ fn list(batch: &SendBatch, limit: usize, family: Family) -> io::Result<Vec<Outgo
             let len = if i == run.count { run.last } else { run.size };
             let (data, rest) = bytes.split_at(len);
             bytes = rest;
-            list.push(OutgoingDatagram {
-                data: data.to_vec(),
-                remote_address: to,
-            });
+            list.push(Outbound::new(data, to));
         }
     }
     Ok(list)

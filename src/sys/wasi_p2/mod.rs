@@ -1,6 +1,7 @@
 //! WASI 0.2: pollables, on the bindings themselves. One thread, and a host that traps on misuse:
 //! what it owns goes in the order pollable, stream, socket, and addresses are checked here.
 
+mod call;
 mod convert;
 mod datagram;
 mod leaving;

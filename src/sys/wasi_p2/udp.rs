@@ -5,30 +5,25 @@ use std::io;
 use std::net::SocketAddr;
 
 use wasip2::sockets::instance_network::instance_network;
-use wasip2::sockets::network::{ErrorCode, IpSocketAddress};
-use wasip2::sockets::udp::{
-    IncomingDatagram, IncomingDatagramStream, OutgoingDatagram, OutgoingDatagramStream, UdpSocket,
-};
+use wasip2::sockets::network::ErrorCode;
+use wasip2::sockets::udp::{IncomingDatagramStream, OutgoingDatagramStream, UdpSocket};
 
-use super::convert::{error, from_wasi, to_wasi};
+use super::call::{self, Outbound};
+use super::convert::{error, to_wasi};
 use crate::sys::caps::Family;
+use crate::sys::wasi::abi::Arrived;
 use crate::sys::wasi::address::any;
 
 /// Datagrams looked at when a socket that is in use is connected.
 const KEPT: usize = 1024;
 
-/// The memory of longer datagrams is not kept.
-const KEPT_BYTES: usize = 2048;
-
 pub(super) struct Udp {
     // Before the socket, as the host wants it.
     streams: Option<Streams>,
     /// Received and not yet taken: looked at, or of an earlier pair of streams.
-    inbox: VecDeque<IncomingDatagram>,
+    inbox: VecDeque<Arrived>,
     /// Of a receive that came after others, for the next one.
     failure: Option<io::Error>,
-    /// Memory for a datagram that is sent alone.
-    outbox: Vec<u8>,
     peer: Option<SocketAddr>,
     pub(super) socket: UdpSocket,
 }
@@ -45,7 +40,6 @@ impl Udp {
             streams: None,
             inbox: VecDeque::new(),
             failure: None,
-            outbox: Vec::new(),
             peer: None,
             socket,
         }
@@ -90,8 +84,7 @@ impl Udp {
             let _ = self.open_streams(before);
             return Err(error);
         }
-        let is_peers = |datagram: &IncomingDatagram| from_wasi(datagram.remote_address) == peer;
-        self.inbox.retain(is_peers);
+        self.inbox.retain(|(_, from)| *from == peer);
         Ok(())
     }
 
@@ -103,25 +96,15 @@ impl Udp {
     pub(super) fn send(
         &mut self,
         data: &[u8],
-        to: Option<IpSocketAddress>,
+        to: Option<&SocketAddr>,
         family: Family,
     ) -> io::Result<bool> {
-        let mut kept = std::mem::take(&mut self.outbox);
         let outgoing = &self.streams(family)?.outgoing;
         if outgoing.check_send().map_err(error)? == 0 {
             return Ok(false);
         }
-        kept.extend_from_slice(data);
-        let datagram = OutgoingDatagram {
-            data: kept,
-            remote_address: to,
-        };
-        let sent = outgoing.send(std::slice::from_ref(&datagram));
-        if datagram.data.capacity() <= KEPT_BYTES {
-            self.outbox = datagram.data;
-            self.outbox.clear();
-        }
-        Ok(sent.map_err(error)? > 0)
+        let sent = call::send(outgoing, &[Outbound::new(data, to)]).map_err(error)?;
+        Ok(sent > 0)
     }
 
     /// There is something for the next receive, without the host.
@@ -130,7 +113,7 @@ impl Udp {
     }
 
     /// The next datagram.
-    pub(super) fn receive(&mut self) -> io::Result<IncomingDatagram> {
+    pub(super) fn receive(&mut self) -> io::Result<Arrived> {
         if let Some(datagram) = self.inbox.pop_front() {
             return Ok(datagram);
         }
@@ -142,9 +125,9 @@ impl Udp {
     }
 
     /// What the host has.
-    fn receive_now(&self) -> io::Result<Option<IncomingDatagram>> {
+    fn receive_now(&self) -> io::Result<Option<Arrived>> {
         match &self.streams {
-            Some(streams) => Ok(streams.incoming.receive(1).map_err(error)?.pop()),
+            Some(streams) => call::receive(&streams.incoming).map_err(error),
             // Nothing can come before it is bound.
             None => Ok(None),
         }
@@ -161,7 +144,7 @@ impl Udp {
     }
 
     /// Has the next receive give this one again.
-    pub(super) fn give_back(&mut self, datagram: IncomingDatagram) {
+    pub(super) fn give_back(&mut self, datagram: Arrived) {
         self.inbox.push_front(datagram);
     }
 

@@ -1,15 +1,15 @@
 //! The two functions that are called for each datagram, as the host has them.
 #![allow(unsafe_code)]
 
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use wasip3::sockets::types::{ErrorCode, UdpSocket};
 
 use super::call::{Call, Function, Words, WORDS};
 use super::inflight::InFlight;
+use crate::sys::wasi::abi::{address, list, put_address, Arrived, ADDRESS};
 
-pub(super) type Arrived = (Vec<u8>, SocketAddr);
 pub(super) type Received = Result<Arrived, ErrorCode>;
 pub(super) type Outbound = (Vec<u8>, Option<SocketAddr>);
 /// With the memory of what was sent.
@@ -56,7 +56,7 @@ unsafe impl Function for Receiver {
         }
         // SAFETY: as the caller says.
         let data = unsafe { list(words[1], words[2]) };
-        Ok((data, address(words)))
+        Ok((data, address(&words[3..][..ADDRESS])))
     }
 }
 
@@ -83,7 +83,7 @@ unsafe impl Function for Sender {
         arguments[0] = self.socket.handle();
         arguments[1] = self.data.as_ptr() as u32;
         arguments[2] = self.data.len() as u32;
-        put_address(arguments, to);
+        put_address(&mut arguments[3..], to.as_ref());
         // SAFETY: there are as many words.
         unsafe { udp_send(words, words.add(RESULTS)) }
     }
@@ -95,60 +95,6 @@ unsafe impl Function for Sender {
             _ => Err(unsafe { error_code(words, RESULTS + 1) }),
         };
         (result, std::mem::take(&mut self.data))
-    }
-}
-
-/// A list that the host has allocated.
-///
-/// # Safety
-/// It has, as that of a call that has returned; it is taken once.
-unsafe fn list(ptr: u32, len: u32) -> Vec<u8> {
-    if len == 0 {
-        return Vec::new();
-    }
-    let len = len as usize;
-    // SAFETY: the host allocates with `cabi_realloc`, which the bindings define by Rust's
-    // allocator, exactly as much as the list is long, with an alignment of 1.
-    unsafe { Vec::from_raw_parts(ptr as *mut u8, len, len) }
-}
-
-/// The sender's, in the results of `receive` from word 3 on.
-fn address(words: &Words) -> SocketAddr {
-    let port = words[4] as u16;
-    if words[3] as u8 == 0 {
-        let [_, _, a, b] = words[4].to_le_bytes();
-        let [c, d, _, _] = words[5].to_le_bytes();
-        return SocketAddrV4::new(Ipv4Addr::new(a, b, c, d), port).into();
-    }
-    let mut segments = [0; 8];
-    for (two, word) in segments.chunks_exact_mut(2).zip(&words[6..10]) {
-        two[0] = *word as u16;
-        two[1] = (word >> 16) as u16;
-    }
-    SocketAddrV6::new(Ipv6Addr::from(segments), port, words[5], words[10]).into()
-}
-
-/// The receiver's, in the arguments of `send` from word 3 on.
-fn put_address(words: &mut Words, to: Option<SocketAddr>) {
-    words[3] = u32::from(to.is_some());
-    match to {
-        None => {}
-        Some(SocketAddr::V4(to)) => {
-            let [a, b, c, d] = to.ip().octets();
-            words[4] = 0;
-            words[5] = u32::from(to.port()) | u32::from(a) << 16 | u32::from(b) << 24;
-            words[6] = u32::from(c) | u32::from(d) << 8;
-        }
-        Some(SocketAddr::V6(to)) => {
-            words[4] = 1;
-            words[5] = u32::from(to.port());
-            words[6] = to.flowinfo();
-            let segments = to.ip().segments();
-            for (word, two) in words[7..11].iter_mut().zip(segments.chunks_exact(2)) {
-                *word = u32::from(two[0]) | u32::from(two[1]) << 16;
-            }
-            words[11] = to.scope_id();
-        }
     }
 }
 
@@ -178,45 +124,6 @@ unsafe fn error_code(words: &[u32; WORDS], at: usize) -> ErrorCode {
             // SAFETY: as the caller says; a string is a list of bytes.
             let text = unsafe { list(words[at + 2], words[at + 3]) };
             ErrorCode::Other(Some(String::from_utf8_lossy(&text).into_owned()))
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn bytes(words: &Words) -> Vec<u8> {
-        words.iter().flat_map(|word| word.to_le_bytes()).collect()
-    }
-
-    #[test]
-    fn an_address_is_where_the_canonical_abi_has_it() {
-        let mut words = [0; WORDS];
-        put_address(&mut words, Some(([1, 2, 3, 4], 0x1234).into()));
-        assert_eq!(
-            bytes(&words)[12..26],
-            [1, 0, 0, 0, 0, 0, 0, 0, 0x34, 0x12, 1, 2, 3, 4]
-        );
-        let ip = Ipv6Addr::new(0x102, 3, 0, 0, 0, 0, 0, 0xfffe);
-        put_address(&mut words, Some(SocketAddrV6::new(ip, 0x1234, 7, 9).into()));
-        let mut expected = vec![1, 0, 0, 0, 1, 0, 0, 0, 0x34, 0x12, 0, 0, 7, 0, 0, 0];
-        expected.extend([2, 1, 3, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xfe, 0xff]);
-        expected.extend([9, 0, 0, 0]);
-        assert_eq!(bytes(&words)[12..48], expected);
-        put_address(&mut words, None);
-        assert_eq!(words[3], 0);
-    }
-
-    #[test]
-    fn an_address_that_was_put_there_is_read_there() {
-        for text in ["1.2.3.4:80", "[1:203::fffe]:65535", "[fe80::1%3]:1"] {
-            let addr: SocketAddr = text.parse().unwrap();
-            let mut words = [0; WORDS];
-            put_address(&mut words, Some(addr));
-            // In the results there is no `option` before it.
-            words.copy_within(4..12, 3);
-            assert_eq!(address(&words), addr);
         }
     }
 }
