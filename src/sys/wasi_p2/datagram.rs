@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 
@@ -36,7 +36,9 @@ const BATCH: usize = 16;
 const WORTH: usize = 4;
 
 /// Receives that are not followed by a try for more, once that was not worth it: a wait is cheaper.
-const LONE: u8 = 64;
+/// Twice as many each time that nothing was there, up to the second.
+const LONE: u16 = 64;
+const MOST_LONE: u16 = 1024;
 
 /// A UDP socket.
 pub(crate) struct Datagram {
@@ -47,7 +49,9 @@ pub(crate) struct Datagram {
     inner: Mutex<Udp>,
     family: Family,
     /// How many more receives expect nothing behind them.
-    lone: AtomicU8,
+    lone: AtomicU16,
+    /// And how many did so since the last try for more.
+    lonely: AtomicU16,
 }
 
 impl Datagram {
@@ -90,20 +94,19 @@ impl Datagram {
     fn try_recv_some(&self, into: &mut RecvBatch, most: usize) -> io::Result<usize> {
         into.clear();
         let mut inner = self.lock();
-        let (arena, size, slots) = into.buffers();
+        let (mut arena, size, slots) = into.buffers();
         let mut filled = 0;
-        for (buf, slot) in arena.chunks_mut(size.max(1)).zip(slots).take(most) {
+        for slot in slots.iter_mut().take(most) {
+            let (buf, rest) = arena.split_at_mut(size.min(arena.len()));
+            arena = rest;
             match inner.receive() {
                 Ok(datagram) => {
-                    let (len, meta) = fill(buf, &datagram);
-                    *slot = Slot { len, meta };
+                    fill(buf, &datagram, slot);
                     filled += 1;
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     self.read.clear();
-                    if filled < WORTH {
-                        self.lone.store(LONE, Ordering::Relaxed);
-                    }
+                    self.expect_as_after(filled);
                     if filled == 0 {
                         return Err(error);
                     }
@@ -120,6 +123,18 @@ impl Datagram {
         Ok(filled)
     }
 
+    /// So many were there, and no more.
+    fn expect_as_after(&self, filled: usize) {
+        let lonely = self.lonely.load(Ordering::Relaxed);
+        let lone = match filled {
+            0 | 1 => (lonely * 2).clamp(LONE, MOST_LONE),
+            _ if filled < WORTH => LONE,
+            _ => 0,
+        };
+        self.lone.store(lone, Ordering::Relaxed);
+        self.lonely.store(lone, Ordering::Relaxed);
+    }
+
     /// Receives as much at a time as it has been worth lately.
     fn try_recv_worthwhile(&self, into: &mut RecvBatch) -> io::Result<usize> {
         let lone = self.lone.load(Ordering::Relaxed);
@@ -134,12 +149,12 @@ impl Datagram {
 }
 
 /// Copies what fits.
-fn fill(buf: &mut [u8], (data, from): &Arrived) -> (usize, Meta) {
+fn fill(buf: &mut [u8], (data, from): &Arrived, slot: &mut Slot) {
     let len = data.len().min(buf.len());
     buf[..len].copy_from_slice(&data[..len]);
-    let mut meta = Meta::from((*from).into());
-    meta.truncated = len < data.len();
-    (len, meta)
+    slot.len = len;
+    slot.meta = Meta::from((*from).into());
+    slot.meta.truncated = len < data.len();
 }
 
 impl DatagramOps for Datagram {
@@ -153,7 +168,8 @@ impl DatagramOps for Datagram {
             write: Interest::new(),
             inner: Mutex::new(Udp::new(socket)),
             family,
-            lone: AtomicU8::new(0),
+            lone: AtomicU16::new(0),
+            lonely: AtomicU16::new(0),
         };
         if let Some(addr) = &config.bind {
             datagram.bind(addr).await?;
@@ -220,11 +236,15 @@ impl DatagramOps for Datagram {
             self.read.clear();
         }
         let datagram = result?;
-        let filled = fill(buf, &datagram);
+        let mut slot = Slot {
+            len: 0,
+            meta: Meta::EMPTY,
+        };
+        fill(buf, &datagram, &mut slot);
         if peek {
             inner.give_back(datagram);
         }
-        Ok(filled)
+        Ok((slot.len, slot.meta))
     }
 
     fn poll_recv(

@@ -40,6 +40,10 @@ pub(super) fn leave(handles: Arc<Handles>) {
     LEAVING.with_borrow_mut(|all| all.push(leaving));
 }
 
+pub(super) fn is_nobody_leaving() -> bool {
+    LEAVING.with_borrow(Vec::is_empty)
+}
+
 /// All of them, to be polled and given back.
 pub(super) fn take_leaving() -> Vec<ManuallyDrop<Leaving>> {
     LEAVING.take()

@@ -50,6 +50,18 @@ impl Slot {
         }
     }
 
+    /// Waits for its event alone; false if nobody waits for it any longer.
+    pub(super) fn block(&self, wakers: &mut Vec<Waker>) -> bool {
+        let mut state = self.lock();
+        match &state.pollable {
+            Some(pollable) if !state.wakers.is_empty() => pollable.block(),
+            _ => return false,
+        }
+        self.ready.store(true, Ordering::Relaxed);
+        state.wakers.take(wakers);
+        true
+    }
+
     /// Its event has come. It stays on the reactor's list until the next turn, for whoever waits
     /// for the next one.
     pub(super) fn fire(&self, wakers: &mut Vec<Waker>) {

@@ -10,7 +10,7 @@ use std::time::Instant;
 use wasip2::clocks::monotonic_clock::subscribe_duration;
 use wasip2::io::poll::{poll, Pollable};
 
-use super::leaving::{put_back, take_leaving, wait_for_all};
+use super::leaving::{is_nobody_leaving, put_back, take_leaving, wait_for_all};
 use super::pollable::Slot;
 use crate::sys::wasi::{nanoseconds, NO_RUNTIME};
 use crate::sys::{clock, NotifierOps, ReactorOps, Step};
@@ -111,6 +111,12 @@ impl Registry {
 
     /// Polls everything once, and wakes whom it concerns.
     fn turn(&self, patience: Patience, wakers: &mut Vec<Waker>) -> io::Result<()> {
+        if let (Patience::Forever, [only]) = (&patience, &self.waiting.borrow()[..]) {
+            // The host has less to do for one, and so have we.
+            if is_nobody_leaving() && only.block(wakers) {
+                return Ok(());
+            }
+        }
         let mut pollables = self.polled.take();
         self.waiting.borrow_mut().retain(|slot| {
             let pollable = slot.pollable();
@@ -142,28 +148,17 @@ impl Registry {
             }
             Patience::Forever => None,
         };
-        let polled;
-        let ready: &[u32] = match (&pollables[..], timer, leaving.is_empty()) {
-            // The host has less to do for one.
-            ([only], None, true) => {
-                only.block();
-                &[0]
-            }
-            _ => {
-                let mut list = Vec::with_capacity(pollables.len() + 1 + leaving.len());
-                list.extend(pollables.iter().map(|pollable| &**pollable));
-                list.extend(timer);
-                list.extend(leaving.iter().map(|leaving| leaving.pollable()));
-                polled = poll(&list);
-                &polled
-            }
-        };
+        let mut list = Vec::with_capacity(pollables.len() + 1 + leaving.len());
+        list.extend(pollables.iter().map(|pollable| &**pollable));
+        list.extend(timer);
+        list.extend(leaving.iter().map(|leaving| leaving.pollable()));
+        let ready = poll(&list);
         // Before tasks run, which may drop their streams.
         pollables.clear();
         self.polled.replace(pollables);
         put_back(leaving);
         let waiting = self.waiting.borrow();
-        for &index in ready {
+        for index in ready {
             if let Some(slot) = waiting.get(index as usize) {
                 slot.fire(wakers);
             }

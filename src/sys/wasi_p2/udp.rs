@@ -46,24 +46,29 @@ impl Udp {
     }
 
     /// The streams; a socket that is not bound yet is bound to any address first.
+    #[inline]
     pub(super) fn streams(&mut self, family: Family) -> io::Result<&Streams> {
         if self.streams.is_none() {
-            self.socket
-                .start_bind(&instance_network(), to_wasi(any(family)))
-                .map_err(error)?;
-            loop {
-                match self.socket.finish_bind() {
-                    Ok(()) => break,
-                    // No host is known that needs it.
-                    Err(ErrorCode::WouldBlock) => self.socket.subscribe().block(),
-                    Err(code) => return Err(error(code)),
-                }
-            }
-            self.open_streams(None)?;
+            self.bind_any(family)?;
         }
         self.streams
             .as_ref()
             .ok_or_else(|| io::ErrorKind::NotConnected.into())
+    }
+
+    #[cold]
+    fn bind_any(&mut self, family: Family) -> io::Result<()> {
+        self.socket
+            .start_bind(&instance_network(), to_wasi(any(family)))
+            .map_err(error)?;
+        loop {
+            match self.socket.finish_bind() {
+                Ok(()) => return self.open_streams(None),
+                // No host is known that needs it.
+                Err(ErrorCode::WouldBlock) => self.socket.subscribe().block(),
+                Err(code) => return Err(error(code)),
+            }
+        }
     }
 
     /// Of a socket that is bound; pollables of earlier ones have gone.
