@@ -2,7 +2,6 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 
@@ -14,6 +13,7 @@ use wasip2::sockets::udp_create_socket::create_udp_socket;
 use super::call::{self, Outbound};
 use super::convert::{creation_error, error, family_to_wasi, from_wasi, to_wasi};
 use super::options::{get_udp, set_udp};
+use super::pace::{Pace, BATCH};
 use super::pollable::{wait, Interest};
 use super::reactor::Registry;
 use super::udp::Udp;
@@ -27,19 +27,6 @@ use crate::sys::wasi::options::check_datagram;
 use crate::sys::wasi::socket::Socket;
 use crate::sys::DatagramOps;
 
-/// Datagrams sent with one call, and those received for one batch, each with a call of its own:
-/// lists would save calls, but cost the host twice what they save. It makes a large buffer for each
-/// datagram, and starts a task whenever it runs into the end of what is there.
-const BATCH: usize = 16;
-
-/// Datagrams in a batch that were worth the try for another, which found nothing.
-const WORTH: usize = 4;
-
-/// Receives that are not followed by a try for more, once that was not worth it: a wait is cheaper.
-/// Twice as many each time that nothing was there, up to the second.
-const LONE: u16 = 64;
-const MOST_LONE: u16 = 1024;
-
 /// A UDP socket.
 pub(crate) struct Datagram {
     // In this order: the host wants pollables gone before their streams, and those before the
@@ -48,10 +35,7 @@ pub(crate) struct Datagram {
     write: Interest,
     inner: Mutex<Udp>,
     family: Family,
-    /// How many more receives expect nothing behind them.
-    lone: AtomicU16,
-    /// And how many did so since the last try for more.
-    lonely: AtomicU16,
+    pace: Pace,
 }
 
 impl Datagram {
@@ -90,7 +74,9 @@ impl Datagram {
     /// Merging is the system's affair, which it does not have here.
     pub(crate) fn allow_merging(&self) {}
 
-    /// Receives up to `most`; what is left of the batch stays empty.
+    /// Receives up to `most`, each with a call of its own; what is left of the batch stays empty.
+    /// Lists would save calls, but cost the host twice what they save: it makes a large buffer for
+    /// each datagram, and starts a task whenever it runs into the end of what is there.
     fn try_recv_some(&self, into: &mut RecvBatch, most: usize) -> io::Result<usize> {
         into.clear();
         let mut inner = self.lock();
@@ -106,7 +92,7 @@ impl Datagram {
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     self.read.clear();
-                    self.expect_as_after(filled);
+                    self.pace.ran_out(filled, Registry::listed());
                     if filled == 0 {
                         return Err(error);
                     }
@@ -123,27 +109,14 @@ impl Datagram {
         Ok(filled)
     }
 
-    /// So many were there, and no more.
-    fn expect_as_after(&self, filled: usize) {
-        let lonely = self.lonely.load(Ordering::Relaxed);
-        let lone = match filled {
-            0 | 1 => (lonely * 2).clamp(LONE, MOST_LONE),
-            _ if filled < WORTH => LONE,
-            _ => 0,
-        };
-        self.lone.store(lone, Ordering::Relaxed);
-        self.lonely.store(lone, Ordering::Relaxed);
-    }
-
     /// Receives as much at a time as it has been worth lately.
     fn try_recv_worthwhile(&self, into: &mut RecvBatch) -> io::Result<usize> {
-        let lone = self.lone.load(Ordering::Relaxed);
-        if lone == 0 || !Registry::is_short() {
-            return self.try_recv_some(into, BATCH);
+        let most = self.pace.next();
+        let filled = self.try_recv_some(into, most)?;
+        if most == 1 {
+            self.pace.received_one();
+            self.read.clear();
         }
-        let filled = self.try_recv_some(into, 1)?;
-        self.lone.store(lone - 1, Ordering::Relaxed);
-        self.read.clear();
         Ok(filled)
     }
 }
@@ -168,8 +141,7 @@ impl DatagramOps for Datagram {
             write: Interest::new(),
             inner: Mutex::new(Udp::new(socket)),
             family,
-            lone: AtomicU16::new(0),
-            lonely: AtomicU16::new(0),
+            pace: Pace::default(),
         };
         if let Some(addr) = &config.bind {
             datagram.bind(addr).await?;

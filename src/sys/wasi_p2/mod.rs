@@ -7,6 +7,7 @@ mod datagram;
 mod leaving;
 mod listener;
 mod options;
+mod pace;
 mod pollable;
 mod reactor;
 mod resolve;

@@ -15,9 +15,6 @@ use super::pollable::Slot;
 use crate::sys::wasi::{nanoseconds, NO_RUNTIME};
 use crate::sys::{clock, NotifierOps, ReactorOps, Step};
 
-/// So many pollables cost the host less than a receive that finds nothing.
-const SHORT: usize = 8;
-
 thread_local! {
     static CURRENT: RefCell<Option<Rc<Registry>>> = const { RefCell::new(None) };
 }
@@ -101,11 +98,11 @@ impl Registry {
         })
     }
 
-    /// Whether a turn costs about what it costs at least: each pollable has its price.
-    pub(super) fn is_short() -> bool {
+    /// How many pollables a turn has to poll: each has its price.
+    pub(super) fn listed() -> usize {
         CURRENT.with_borrow(|current| match current {
-            Some(registry) => registry.waiting.borrow().len() <= SHORT,
-            None => false,
+            Some(registry) => registry.waiting.borrow().len(),
+            None => 0,
         })
     }
 
