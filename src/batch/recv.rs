@@ -63,13 +63,7 @@ impl RecvBatch {
         RecvBatch {
             arena: vec![0; datagrams.saturating_mul(size)],
             size,
-            slots: vec![
-                Slot {
-                    len: 0,
-                    meta: Meta::EMPTY
-                };
-                datagrams
-            ],
+            slots: vec![Slot::EMPTY; datagrams],
             filled: 0,
         }
     }
@@ -125,6 +119,11 @@ impl RecvBatch {
 }
 
 impl Slot {
+    pub(crate) const EMPTY: Slot = Slot {
+        len: 0,
+        meta: Meta::EMPTY,
+    };
+
     fn datagrams(&self) -> usize {
         match self.meta.segment_size {
             Some(size) if size > 0 => self.len.div_ceil(size).max(1),

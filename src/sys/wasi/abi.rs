@@ -6,9 +6,6 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 /// Words of an `ip-socket-address`.
 pub(in crate::sys) const ADDRESS: usize = 8;
 
-/// A received datagram.
-pub(in crate::sys) type Arrived = (Vec<u8>, SocketAddr);
-
 /// A list of bytes that the host has allocated.
 ///
 /// # Safety

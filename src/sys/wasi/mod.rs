@@ -2,6 +2,7 @@
 
 pub(super) mod abi;
 pub(super) mod address;
+pub(super) mod arrived;
 pub(crate) mod clock;
 pub(super) mod convert;
 pub(super) mod lookup;

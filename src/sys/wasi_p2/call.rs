@@ -8,7 +8,8 @@ use std::net::SocketAddr;
 use wasip2::sockets::network::ErrorCode;
 use wasip2::sockets::udp::{IncomingDatagramStream, OutgoingDatagramStream};
 
-use crate::sys::wasi::abi::{address, list, put_address, Arrived, ADDRESS};
+use crate::sys::wasi::abi::{address, list, put_address, ADDRESS};
+use crate::sys::wasi::arrived::Arrived;
 
 // Of the version that the bindings are of, or one compatible with it: the linker has these as
 // imports of the same interface.

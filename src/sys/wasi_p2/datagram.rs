@@ -21,8 +21,8 @@ use crate::address::Address;
 use crate::batch::{Meta, RecvBatch, SendBatch, Slot};
 use crate::error::{context, unsupported};
 use crate::sys::caps::{Caps, DatagramConfig, Family, Interface, Membership, SocketOption};
-use crate::sys::wasi::abi::Arrived;
 use crate::sys::wasi::address::{any, destination, local, remote, remote_ref};
+use crate::sys::wasi::arrived::Room;
 use crate::sys::wasi::options::check_datagram;
 use crate::sys::wasi::socket::Socket;
 use crate::sys::DatagramOps;
@@ -87,7 +87,7 @@ impl Datagram {
             arena = rest;
             match inner.receive() {
                 Ok(datagram) => {
-                    fill(buf, &datagram, slot);
+                    Room { buf, slot }.fill(&datagram);
                     filled += 1;
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
@@ -119,15 +119,6 @@ impl Datagram {
         }
         Ok(filled)
     }
-}
-
-/// Copies what fits.
-fn fill(buf: &mut [u8], (data, from): &Arrived, slot: &mut Slot) {
-    let len = data.len().min(buf.len());
-    buf[..len].copy_from_slice(&data[..len]);
-    slot.len = len;
-    slot.meta = Meta::from((*from).into());
-    slot.meta.truncated = len < data.len();
 }
 
 impl DatagramOps for Datagram {
@@ -208,11 +199,12 @@ impl DatagramOps for Datagram {
             self.read.clear();
         }
         let datagram = result?;
-        let mut slot = Slot {
-            len: 0,
-            meta: Meta::EMPTY,
+        let mut slot = Slot::EMPTY;
+        let room = Room {
+            buf,
+            slot: &mut slot,
         };
-        fill(buf, &datagram, &mut slot);
+        room.fill(&datagram);
         if peek {
             inner.give_back(datagram);
         }

@@ -51,15 +51,15 @@ impl Slot {
     }
 
     /// Waits for its event alone; false if nobody waits for it any longer.
-    pub(super) fn block(&self, wakers: &mut Vec<Waker>) -> bool {
-        let mut state = self.lock();
+    pub(super) fn block(&self) -> bool {
+        let state = self.lock();
         match &state.pollable {
-            Some(pollable) if !state.wakers.is_empty() => pollable.block(),
-            _ => return false,
+            Some(pollable) if !state.wakers.is_empty() => {
+                pollable.block();
+                true
+            }
+            _ => false,
         }
-        self.ready.store(true, Ordering::Relaxed);
-        state.wakers.take(wakers);
-        true
     }
 
     /// Its event has come. It stays on the reactor's list until the next turn, for whoever waits

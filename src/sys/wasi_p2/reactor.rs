@@ -110,7 +110,8 @@ impl Registry {
     fn turn(&self, patience: Patience, wakers: &mut Vec<Waker>) -> io::Result<()> {
         if let (Patience::Forever, [only]) = (&patience, &self.waiting.borrow()[..]) {
             // The host has less to do for one, and so have we.
-            if is_nobody_leaving() && only.block(wakers) {
+            if is_nobody_leaving() && only.block() {
+                only.fire(wakers);
                 return Ok(());
             }
         }

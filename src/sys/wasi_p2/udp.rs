@@ -11,8 +11,8 @@ use wasip2::sockets::udp::{IncomingDatagramStream, OutgoingDatagramStream, UdpSo
 use super::call::{self, Outbound};
 use super::convert::{error, to_wasi};
 use crate::sys::caps::Family;
-use crate::sys::wasi::abi::Arrived;
 use crate::sys::wasi::address::any;
+use crate::sys::wasi::arrived::Arrived;
 
 /// Datagrams looked at when a socket that is in use is connected.
 const KEPT: usize = 1024;

@@ -18,8 +18,8 @@ use crate::address::Address;
 use crate::batch::{Meta, RecvBatch, SendBatch, Slot};
 use crate::error::{context, unsupported};
 use crate::sys::caps::{Caps, DatagramConfig, Family, Interface, Membership, SocketOption};
-use crate::sys::wasi::abi::Arrived;
 use crate::sys::wasi::address::{any, destination, local, remote, remote_ref};
+use crate::sys::wasi::arrived::{Arrived, Room};
 use crate::sys::wasi::options::check_datagram;
 use crate::sys::wasi::socket::Socket;
 use crate::sys::DatagramOps;
@@ -97,10 +97,7 @@ impl Datagram {
     }
 
     fn take_one(&self, buf: &mut [u8], peek: bool) -> io::Result<(usize, Meta)> {
-        let mut slot = Slot {
-            len: 0,
-            meta: Meta::EMPTY,
-        };
+        let mut slot = Slot::EMPTY;
         let room = Room {
             buf,
             slot: &mut slot,
@@ -164,23 +161,6 @@ impl Inner {
         if memory.capacity() <= SPARE {
             self.spare = memory;
         }
-    }
-}
-
-/// Where a datagram goes.
-struct Room<'a> {
-    buf: &'a mut [u8],
-    slot: &'a mut Slot,
-}
-
-impl Room<'_> {
-    /// Copies what fits.
-    fn fill(self, (data, from): &Arrived) {
-        let len = data.len().min(self.buf.len());
-        self.buf[..len].copy_from_slice(&data[..len]);
-        self.slot.len = len;
-        self.slot.meta = Meta::from((*from).into());
-        self.slot.meta.truncated = len < data.len();
     }
 }
 

@@ -8,7 +8,8 @@ use wasip3::sockets::types::{ErrorCode, UdpSocket};
 
 use super::call::{Call, Function, Words, WORDS};
 use super::inflight::InFlight;
-use crate::sys::wasi::abi::{address, list, put_address, Arrived, ADDRESS};
+use crate::sys::wasi::abi::{address, list, put_address, ADDRESS};
+use crate::sys::wasi::arrived::Arrived;
 
 pub(super) type Received = Result<Arrived, ErrorCode>;
 pub(super) type Outbound = (Vec<u8>, Option<SocketAddr>);
