@@ -9,7 +9,7 @@ use crate::budget;
 use crate::error::copy;
 use crate::runtime::context;
 use crate::runtime::queue::Local;
-use crate::wake::WakerSlots;
+use crate::wake::{Waiter, Waiters};
 
 /// How far the end has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,7 +31,7 @@ pub(super) struct Life {
     /// Wakes the driver.
     pub(super) driver: Option<Waker>,
     /// Those who wait for the start, the end, or room in the queue.
-    pub(super) waiters: WakerSlots,
+    pub(super) waiters: Waiters,
     outcome: io::Result<()>,
 }
 
@@ -41,14 +41,14 @@ impl Life {
             phase: Phase::Open,
             made: false,
             driver: None,
-            waiters: WakerSlots::new(),
+            waiters: Waiters::new(),
             outcome: Ok(()),
         }
     }
 
     pub(super) fn set_made(&mut self) {
         self.made = true;
-        self.waiters.wake();
+        wake(&mut self.waiters);
     }
 
     /// `close` or `abort`; true if that is news.
@@ -59,13 +59,13 @@ impl Life {
         );
         if goes_further {
             self.phase = phase;
-            self.waiters.wake();
+            wake(&mut self.waiters);
         }
         goes_further
     }
 
     /// The end; whoever waits for it is to be woken where no lock is held.
-    pub(super) fn lose(&mut self, outcome: io::Result<()>) -> WakerSlots {
+    pub(super) fn lose(&mut self, outcome: io::Result<()>) -> Waiters {
         self.phase = Phase::Lost;
         self.outcome = outcome;
         self.driver = None;
@@ -94,11 +94,20 @@ impl Life {
         match result {
             Some(result) => Poll::Ready(result),
             None => {
-                self.waiters.register(cx.waker());
+                drop(
+                    self.waiters
+                        .register(&mut Waiter::polled(cx), cx.waker().clone()),
+                );
                 Poll::Pending
             }
         }
     }
+}
+
+pub(super) fn wake(waiters: &mut Waiters) {
+    let mut wakers = Vec::new();
+    waiters.take(&mut wakers);
+    wakers.into_iter().for_each(Waker::wake);
 }
 
 /// What a transport and the driver tell each other without a lock.

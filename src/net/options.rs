@@ -124,7 +124,10 @@ macro_rules! common_io {
         /// # Cancel safety
         /// No datagram is lost.
         pub async fn recv_meta(&self, buf: &mut [u8]) -> io::Result<(usize, Meta)> {
-            poll_fn(|cx| self.inner.poll_recv(cx, buf, false)).await
+            wait(&self.inner, Direction::Read, |waiter| {
+                self.inner.poll_recv(waiter, buf, false)
+            })
+            .await
         }
 
         /// As [`recv_meta`](Self::recv_meta), but the datagram stays to be received again.
@@ -132,7 +135,10 @@ macro_rules! common_io {
         /// # Cancel safety
         /// No datagram is lost.
         pub async fn peek_from(&self, buf: &mut [u8]) -> io::Result<(usize, Meta)> {
-            poll_fn(|cx| self.inner.poll_recv(cx, buf, true)).await
+            wait(&self.inner, Direction::Read, |waiter| {
+                self.inner.poll_recv(waiter, buf, true)
+            })
+            .await
         }
 
         /// As [`recv_from`](Self::recv_from), in the form of a poll function.
@@ -145,7 +151,7 @@ macro_rules! common_io {
             buf: &mut [u8],
         ) -> Poll<io::Result<(usize, Address)>> {
             self.inner
-                .poll_recv(cx, buf, false)
+                .poll_recv(&mut Waiter::polled(cx), buf, false)
                 .map_ok(|(len, meta)| (len, meta.from))
         }
 
@@ -169,7 +175,10 @@ macro_rules! common_io {
         /// # Cancel safety
         /// No datagram is lost.
         pub async fn recv_batch(&self, batch: &mut RecvBatch) -> io::Result<usize> {
-            poll_fn(|cx| self.inner.poll_recv_batch(cx, batch)).await?;
+            wait(&self.inner, Direction::Read, |waiter| {
+                self.inner.poll_recv_batch(waiter, batch)
+            })
+            .await?;
             Ok(batch.len())
         }
 
@@ -192,7 +201,10 @@ macro_rules! common_io {
         /// # Cancel safety
         /// Nothing is lost.
         pub async fn readable(&self) -> io::Result<()> {
-            poll_fn(|cx| self.inner.poll_readable(cx)).await
+            wait(&self.inner, Direction::Read, |waiter| {
+                self.inner.poll_readable(waiter)
+            })
+            .await
         }
 
         /// Waits until a datagram can be sent. It may turn out that it cannot.
@@ -203,7 +215,10 @@ macro_rules! common_io {
         /// # Cancel safety
         /// Nothing is lost.
         pub async fn writable(&self) -> io::Result<()> {
-            poll_fn(|cx| self.inner.poll_writable(cx)).await
+            wait(&self.inner, Direction::Write, |waiter| {
+                self.inner.poll_writable(waiter)
+            })
+            .await
         }
     };
 }
@@ -226,7 +241,11 @@ macro_rules! escape_hatch {
             mut operation: impl FnMut(socket2::SockRef<'_>) -> io::Result<T>,
         ) -> io::Result<T> {
             let mut tried = false;
-            poll_fn(|cx| self.inner.poll_with(false, &mut tried, cx, &mut operation)).await
+            wait(&self.inner, Direction::Read, |waiter| {
+                self.inner
+                    .poll_with(Direction::Read, &mut tried, waiter, &mut operation)
+            })
+            .await
         }
 
         /// As [`read_with`](Self::read_with), waiting until the socket is writable.
@@ -241,7 +260,11 @@ macro_rules! escape_hatch {
             mut operation: impl FnMut(socket2::SockRef<'_>) -> io::Result<T>,
         ) -> io::Result<T> {
             let mut tried = false;
-            poll_fn(|cx| self.inner.poll_with(true, &mut tried, cx, &mut operation)).await
+            wait(&self.inner, Direction::Write, |waiter| {
+                self.inner
+                    .poll_with(Direction::Write, &mut tried, waiter, &mut operation)
+            })
+            .await
         }
 
         /// Does something with the socket without waiting. After `WouldBlock`,

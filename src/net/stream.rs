@@ -72,7 +72,10 @@ macro_rules! stream_methods {
         /// # Cancel safety
         /// If it is dropped before it is done, nothing has been read.
         pub async fn read(&self, buf: &mut [u8]) -> io::Result<usize> {
-            poll_fn(|cx| self.poll_read_into(cx, buf)).await
+            wait(&self.inner, Direction::Read, |waiter| {
+                self.inner.poll_read(waiter, &mut [IoSliceMut::new(buf)])
+            })
+            .await
         }
 
         /// As [`read`](Self::read), into several buffers one after the other, with one system call.
@@ -83,7 +86,10 @@ macro_rules! stream_methods {
         /// # Cancel safety
         /// If it is dropped before it is done, nothing has been read.
         pub async fn read_vectored(&self, bufs: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
-            poll_fn(|cx| self.inner.poll_read(cx, bufs)).await
+            wait(&self.inner, Direction::Read, |waiter| {
+                self.inner.poll_read(waiter, bufs)
+            })
+            .await
         }
 
         /// As [`read`](Self::read), but what is read stays to be read again.
@@ -94,7 +100,10 @@ macro_rules! stream_methods {
         /// # Cancel safety
         /// Nothing is lost.
         pub async fn peek(&self, buf: &mut [u8]) -> io::Result<usize> {
-            poll_fn(|cx| self.inner.poll_peek(cx, buf)).await
+            wait(&self.inner, Direction::Read, |waiter| {
+                self.inner.poll_peek(waiter, buf)
+            })
+            .await
         }
 
         /// As [`read`](Self::read), but never waits.
@@ -125,7 +134,10 @@ macro_rules! stream_methods {
         /// # Cancel safety
         /// If it is dropped before it is done, nothing has been written.
         pub async fn write(&self, data: &[u8]) -> io::Result<usize> {
-            poll_fn(|cx| self.inner.poll_write(cx, &[IoSlice::new(data)])).await
+            wait(&self.inner, Direction::Write, |waiter| {
+                self.inner.poll_write(waiter, &[IoSlice::new(data)])
+            })
+            .await
         }
 
         /// Writes all of `data`.
@@ -155,7 +167,10 @@ macro_rules! stream_methods {
         /// # Cancel safety
         /// If it is dropped before it is done, nothing has been written.
         pub async fn write_vectored(&self, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
-            poll_fn(|cx| self.inner.poll_write(cx, bufs)).await
+            wait(&self.inner, Direction::Write, |waiter| {
+                self.inner.poll_write(waiter, bufs)
+            })
+            .await
         }
 
         /// As [`write`](Self::write), but never waits.
@@ -188,7 +203,10 @@ macro_rules! stream_methods {
         /// # Cancel safety
         /// Nothing is lost.
         pub async fn readable(&self) -> io::Result<()> {
-            poll_fn(|cx| self.inner.poll_readable(cx)).await
+            wait(&self.inner, Direction::Read, |waiter| {
+                self.inner.poll_readable(waiter)
+            })
+            .await
         }
 
         /// Waits until something can be written. It may turn out that it cannot.
@@ -199,11 +217,15 @@ macro_rules! stream_methods {
         /// # Cancel safety
         /// Nothing is lost.
         pub async fn writable(&self) -> io::Result<()> {
-            poll_fn(|cx| self.inner.poll_writable(cx)).await
+            wait(&self.inner, Direction::Write, |waiter| {
+                self.inner.poll_writable(waiter)
+            })
+            .await
         }
 
         fn poll_read_into(&self, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
-            self.inner.poll_read(cx, &mut [IoSliceMut::new(buf)])
+            self.inner
+                .poll_read(&mut Waiter::polled(cx), &mut [IoSliceMut::new(buf)])
         }
 
         /// Ends one direction or both: after `Shutdown::Write`, the peer reads what was written
@@ -290,7 +312,7 @@ macro_rules! stream_traits {
                 cx: &mut Context<'_>,
                 bufs: &mut [IoSliceMut<'_>],
             ) -> Poll<io::Result<usize>> {
-                self.inner.poll_read(cx, bufs)
+                self.inner.poll_read(&mut Waiter::polled(cx), bufs)
             }
         }
 
@@ -300,7 +322,8 @@ macro_rules! stream_traits {
                 cx: &mut Context<'_>,
                 data: &[u8],
             ) -> Poll<io::Result<usize>> {
-                self.inner.poll_write(cx, &[IoSlice::new(data)])
+                self.inner
+                    .poll_write(&mut Waiter::polled(cx), &[IoSlice::new(data)])
             }
 
             fn poll_write_vectored(
@@ -308,7 +331,7 @@ macro_rules! stream_traits {
                 cx: &mut Context<'_>,
                 bufs: &[IoSlice<'_>],
             ) -> Poll<io::Result<usize>> {
-                self.inner.poll_write(cx, bufs)
+                self.inner.poll_write(&mut Waiter::polled(cx), bufs)
             }
 
             fn poll_flush(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -407,7 +430,11 @@ macro_rules! listener_methods {
         /// # Cancel safety
         /// No connection is lost.
         pub async fn accept(&self) -> io::Result<($stream, Address)> {
-            poll_fn(|cx| self.poll_accept(cx)).await
+            wait(&self.inner, Direction::Read, |waiter| {
+                self.inner.poll_accept(waiter)
+            })
+            .await
+            .map(|(inner, peer)| ($stream::accepted(inner, peer), peer))
         }
 
         /// As [`accept`](Self::accept), in the form of a poll function.
@@ -416,7 +443,7 @@ macro_rules! listener_methods {
         /// As `accept`.
         pub fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<($stream, Address)>> {
             self.inner
-                .poll_accept(cx)
+                .poll_accept(&mut Waiter::polled(cx))
                 .map_ok(|(inner, peer)| ($stream::accepted(inner, peer), peer))
         }
 
@@ -444,7 +471,10 @@ macro_rules! listener_methods {
         /// # Cancel safety
         /// Nothing is lost.
         pub async fn readable(&self) -> io::Result<()> {
-            poll_fn(|cx| self.inner.poll_acceptable(cx)).await
+            wait(&self.inner, Direction::Read, |waiter| {
+                self.inner.poll_acceptable(waiter)
+            })
+            .await
         }
 
         /// The address that connections come to.

@@ -1,7 +1,6 @@
 //! TCP connections and listeners.
 
 use std::fmt;
-use std::future::poll_fn;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::net::Shutdown;
 use std::pin::Pin;
@@ -24,6 +23,7 @@ use crate::net::stream::{
 use crate::net::target::Target;
 use crate::sys::caps::{Family, Keepalive, ListenerConfig, SocketOption, StreamConfig};
 use crate::sys::{Listener, ListenerOps, Socket, Stream, StreamOps};
+use crate::wake::{wait, Direction, Waiter};
 
 /// A TCP connection, usable through `&self` from any number of tasks and on any executor.
 ///

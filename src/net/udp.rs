@@ -1,7 +1,6 @@
 //! UDP sockets.
 
 use std::fmt;
-use std::future::poll_fn;
 use std::io;
 use std::net::IpAddr;
 use std::task::{Context, Poll};
@@ -16,6 +15,7 @@ use crate::net::resolve::{first_success, resolve_target, Query};
 use crate::net::target::Target;
 use crate::sys::caps::{Caps, DatagramConfig, Family, Interface, Membership, SocketOption};
 use crate::sys::{Datagram, DatagramOps, Socket};
+use crate::wake::{wait, Direction, Waiter};
 
 /// A UDP socket, usable through `&self` from any number of tasks and on any executor.
 ///
@@ -143,7 +143,10 @@ impl UdpSocket {
     /// # Cancel safety
     /// If it is dropped before it is done, nothing has been sent.
     pub async fn send_to(&self, data: &[u8], to: &Address) -> io::Result<usize> {
-        poll_fn(|cx| self.poll_send_to(cx, data, to)).await
+        let result = wait(&self.inner, Direction::Write, |waiter| {
+            self.inner.poll_send(waiter, data, Some(to))
+        });
+        sent(result.await, data, to)
     }
 
     /// Sends a datagram to the peer the socket is connected to.
@@ -156,9 +159,11 @@ impl UdpSocket {
     /// # Cancel safety
     /// If it is dropped before it is done, nothing has been sent.
     pub async fn send(&self, data: &[u8]) -> io::Result<usize> {
-        poll_fn(|cx| self.inner.poll_send(cx, data, None))
-            .await
-            .map(|()| data.len())
+        wait(&self.inner, Direction::Write, |waiter| {
+            self.inner.poll_send(waiter, data, None)
+        })
+        .await
+        .map(|()| data.len())
     }
 
     /// As [`send_to`](UdpSocket::send_to), in the form of a poll function.
@@ -172,7 +177,7 @@ impl UdpSocket {
         to: &Address,
     ) -> Poll<io::Result<usize>> {
         self.inner
-            .poll_send(cx, data, Some(to))
+            .poll_send(&mut Waiter::polled(cx), data, Some(to))
             .map(|result| sent(result, data, to))
     }
 
@@ -201,7 +206,10 @@ impl UdpSocket {
         if batch.is_empty() {
             return Ok(0);
         }
-        let result = poll_fn(|cx| self.inner.poll_send_batch(cx, batch)).await;
+        let result = wait(&self.inner, Direction::Write, |waiter| {
+            self.inner.poll_send_batch(waiter, batch)
+        })
+        .await;
         result.map_err(|error| batch.fail_front(error, None))
     }
 

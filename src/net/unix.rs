@@ -23,6 +23,7 @@ use crate::net::stream::{
 use crate::net::target::{unix_address, Target};
 use crate::sys::caps::{Family, ListenerConfig, SocketOption, StreamConfig};
 use crate::sys::{Listener, ListenerOps, PeerCred, Socket, Stream, StreamOps};
+use crate::wake::{wait, Direction, Waiter};
 
 /// A Unix stream connection, between processes of one machine.
 ///
@@ -156,7 +157,10 @@ impl UnixStream {
     /// # .unwrap();
     /// ```
     pub async fn send_fds(&self, data: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<usize> {
-        poll_fn(|cx| self.inner.poll_send_fds(cx, data, fds)).await
+        wait(&self.inner, Direction::Write, |waiter| {
+            self.inner.poll_send_fds(waiter, data, fds)
+        })
+        .await
     }
 
     /// Reads what is there as far as it fits, and adds the descriptors that came with it to `fds`;
@@ -174,7 +178,10 @@ impl UnixStream {
         buf: &mut [u8],
         fds: &mut Vec<OwnedFd>,
     ) -> io::Result<FdsReceived> {
-        let (len, truncated) = poll_fn(|cx| self.inner.poll_recv_fds(cx, buf, fds)).await?;
+        let receive = wait(&self.inner, Direction::Read, |waiter| {
+            self.inner.poll_recv_fds(waiter, buf, fds)
+        });
+        let (len, truncated) = receive.await?;
         Ok(FdsReceived { len, truncated })
     }
 

@@ -1,7 +1,6 @@
 //! Unix datagram sockets.
 
 use std::fmt;
-use std::future::poll_fn;
 use std::io;
 use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
@@ -16,6 +15,7 @@ use crate::net::options::{common_io, common_methods, conversions, escape_hatch};
 use crate::net::target::{unix_address, Target};
 use crate::sys::caps::{Caps, DatagramConfig, Family, SocketOption};
 use crate::sys::{Datagram, DatagramOps, Socket};
+use crate::wake::{wait, Direction, Waiter};
 
 /// A Unix datagram socket: reliable, ordered, between processes of one machine.
 ///
@@ -122,9 +122,9 @@ impl UnixDatagram {
 
     async fn send_when_room(&self, data: &[u8], to: Option<&Address>) -> io::Result<usize> {
         let mut backoff = Backoff::new();
-        poll_fn(|cx| loop {
+        wait(&self.inner, Direction::Write, |waiter| loop {
             if budget::spend() {
-                cx.waker().wake_by_ref();
+                waiter.waker().wake_by_ref();
                 return Poll::Pending;
             }
             match self.inner.try_send(data, to) {
@@ -133,9 +133,12 @@ impl UnixDatagram {
                 Err(error) => return Poll::Ready(Err(error)),
             }
             if self.inner.writable_is_exact() {
-                return self.inner.poll_send(cx, data, to).map_ok(|()| data.len());
+                return self
+                    .inner
+                    .poll_send(waiter, data, to)
+                    .map_ok(|()| data.len());
             }
-            ready!(backoff.poll(cx));
+            ready!(backoff.poll(&mut Context::from_waker(waiter.waker())));
         })
         .await
     }
@@ -163,9 +166,9 @@ impl UnixDatagram {
             return Ok(0);
         }
         let mut backoff = Backoff::new();
-        let result = poll_fn(|cx| loop {
+        let result = wait(&self.inner, Direction::Write, |waiter| loop {
             if budget::spend() {
-                cx.waker().wake_by_ref();
+                waiter.waker().wake_by_ref();
                 return Poll::Pending;
             }
             match self.inner.try_send_batch(batch) {
@@ -173,9 +176,9 @@ impl UnixDatagram {
                 result => return Poll::Ready(result),
             }
             if self.inner.writable_is_exact() {
-                return self.inner.poll_send_batch(cx, batch);
+                return self.inner.poll_send_batch(waiter, batch);
             }
-            ready!(backoff.poll(cx));
+            ready!(backoff.poll(&mut Context::from_waker(waiter.waker())));
         })
         .await;
         result.map_err(|error| batch.fail_front(error, None))

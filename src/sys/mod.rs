@@ -21,8 +21,9 @@
 //! # Its rules
 //! 1. **The backend owns the outer loop.** The scheduler is a function it calls ([`Step`]), which
 //!    never blocks: on WASI 0.3 the host drives and the backend is itself stepped.
-//! 2. **An operation is tried now; if it would block, the waker is remembered** and called when
-//!    trying again may succeed. Wake-ups may be spurious. Whether the platform reports readiness,
+//! 2. **An operation is tried now; if it would block, the waiter is remembered** and woken when
+//!    trying again may succeed, until it is forgotten ([`Waitable`]). Wake-ups may be spurious.
+//!    A waker is cloned, woken and dropped where no lock is held. Whether the platform reports readiness,
 //!    offers pollables or completes operations stays below.
 //! 3. **Operations in flight belong to the socket**, not to the future that polls: dropping a
 //!    future loses nothing, and any number of tasks may wait for one socket.
@@ -43,6 +44,7 @@ use crate::sys::caps::{
     Caps, DatagramConfig, Family, Interface, Keepalive, ListenerConfig, Membership, SocketOption,
     StreamConfig,
 };
+use crate::wake::{Direction, Waitable, Waiter};
 
 #[cfg(any(unix, windows))]
 mod polling;
@@ -106,7 +108,9 @@ pub(crate) trait TimerOps: Sized {
 }
 
 /// A datagram socket. `try_*` never waits and gives `WouldBlock`; `poll_*` waits instead.
-pub(crate) trait DatagramOps: Sized + Send + Sync + 'static {
+pub(crate) trait DatagramOps:
+    Waitable<Event = Direction> + Sized + Send + Sync + 'static
+{
     /// Batches that an endpoint receives in one go before other tasks have their turn.
     const ROUNDS: usize = 4;
 
@@ -129,7 +133,7 @@ pub(crate) trait DatagramOps: Sized + Send + Sync + 'static {
     fn try_recv(&self, buf: &mut [u8], peek: bool) -> io::Result<(usize, Meta)>;
     fn poll_recv(
         &self,
-        cx: &mut Context<'_>,
+        waiter: &mut Waiter<'_>,
         buf: &mut [u8],
         peek: bool,
     ) -> Poll<io::Result<(usize, Meta)>>;
@@ -138,7 +142,7 @@ pub(crate) trait DatagramOps: Sized + Send + Sync + 'static {
     fn try_recv_batch(&self, into: &mut RecvBatch) -> io::Result<usize>;
     fn poll_recv_batch(
         &self,
-        cx: &mut Context<'_>,
+        waiter: &mut Waiter<'_>,
         into: &mut RecvBatch,
     ) -> Poll<io::Result<usize>>;
 
@@ -146,7 +150,7 @@ pub(crate) trait DatagramOps: Sized + Send + Sync + 'static {
     fn try_send(&self, data: &[u8], to: Option<&Address>) -> io::Result<()>;
     fn poll_send(
         &self,
-        cx: &mut Context<'_>,
+        waiter: &mut Waiter<'_>,
         data: &[u8],
         to: Option<&Address>,
     ) -> Poll<io::Result<()>>;
@@ -156,12 +160,12 @@ pub(crate) trait DatagramOps: Sized + Send + Sync + 'static {
     fn try_send_batch(&self, from: &mut SendBatch) -> io::Result<usize>;
     fn poll_send_batch(
         &self,
-        cx: &mut Context<'_>,
+        waiter: &mut Waiter<'_>,
         from: &mut SendBatch,
     ) -> Poll<io::Result<usize>>;
 
-    fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
-    fn poll_writable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
+    fn poll_readable(&self, waiter: &mut Waiter<'_>) -> Poll<io::Result<()>>;
+    fn poll_writable(&self, waiter: &mut Waiter<'_>) -> Poll<io::Result<()>>;
 
     /// Whether a send that would block makes `poll_writable` wait until it would not. It does not
     /// where the room that lacks is the receiver's: then the sender has to try again later.
@@ -181,7 +185,9 @@ pub(crate) trait DatagramOps: Sized + Send + Sync + 'static {
 }
 
 /// A connected stream socket. `try_*` never waits and gives `WouldBlock`; `poll_*` waits instead.
-pub(crate) trait StreamOps: Sized + Send + Sync + 'static {
+pub(crate) trait StreamOps:
+    Waitable<Event = Direction> + Sized + Send + Sync + 'static
+{
     /// Makes a socket, binds it if asked to, and connects it. Errors name the address.
     /// `WouldBlock`: the listener's queue is full, and the system does not tell when it is not.
     async fn connect(config: &StreamConfig) -> io::Result<Self>;
@@ -195,26 +201,26 @@ pub(crate) trait StreamOps: Sized + Send + Sync + 'static {
     fn try_read(&self, bufs: &mut [IoSliceMut<'_>]) -> io::Result<usize>;
     fn poll_read(
         &self,
-        cx: &mut Context<'_>,
+        waiter: &mut Waiter<'_>,
         bufs: &mut [IoSliceMut<'_>],
     ) -> Poll<io::Result<usize>>;
     /// As `poll_read`, but it stays to be read.
-    fn poll_peek(&self, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>>;
+    fn poll_peek(&self, waiter: &mut Waiter<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>>;
 
     /// Instead of `poll_read` where the system brings memory of its own: all that has come, in
     /// that, which is to be given back afterwards. `None` where it does not.
-    fn poll_take(&self, _cx: &mut Context<'_>) -> Option<Poll<io::Result<Vec<u8>>>> {
+    fn poll_take(&self, _waiter: &mut Waiter<'_>) -> Option<Poll<io::Result<Vec<u8>>>> {
         None
     }
     fn give_back(&self, _buf: Vec<u8>) {}
 
     /// As much from the front as goes at once.
     fn try_write(&self, bufs: &[IoSlice<'_>]) -> io::Result<usize>;
-    fn poll_write(&self, cx: &mut Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>>;
+    fn poll_write(&self, waiter: &mut Waiter<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>>;
 
     fn shutdown(&self, how: Shutdown) -> io::Result<()>;
-    fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
-    fn poll_writable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
+    fn poll_readable(&self, waiter: &mut Waiter<'_>) -> Poll<io::Result<()>>;
+    fn poll_writable(&self, waiter: &mut Waiter<'_>) -> Poll<io::Result<()>>;
 
     fn local_addr(&self) -> io::Result<Address>;
     fn peer_addr(&self) -> io::Result<Address>;
@@ -228,7 +234,9 @@ pub(crate) trait StreamOps: Sized + Send + Sync + 'static {
 }
 
 /// A socket that accepts connections.
-pub(crate) trait ListenerOps: Sized + Send + Sync + 'static {
+pub(crate) trait ListenerOps:
+    Waitable<Event = Direction> + Sized + Send + Sync + 'static
+{
     /// Makes a socket and binds it; it does not listen yet. Errors name the address.
     async fn open(config: &ListenerConfig) -> io::Result<Self>;
 
@@ -241,8 +249,8 @@ pub(crate) trait ListenerOps: Sized + Send + Sync + 'static {
 
     /// The next connection and its peer's address. One that has gone meanwhile is skipped.
     fn try_accept(&self) -> io::Result<(Stream, Address)>;
-    fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<(Stream, Address)>>;
-    fn poll_acceptable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
+    fn poll_accept(&self, waiter: &mut Waiter<'_>) -> Poll<io::Result<(Stream, Address)>>;
+    fn poll_acceptable(&self, waiter: &mut Waiter<'_>) -> Poll<io::Result<()>>;
     /// Whether accepting failed for want of descriptors or memory, which trying again does not
     /// mend.
     fn is_exhaustion(error: &io::Error) -> bool {

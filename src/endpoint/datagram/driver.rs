@@ -19,6 +19,7 @@ use crate::net::Backoff;
 use crate::sys::caps::Family;
 use crate::sys::{Datagram, DatagramOps};
 use crate::time::{sleep, Sleep};
+use crate::wake::Waiter;
 
 /// Receive errors in a row, with no waiting in between, after which there is a pause before the next: an error that the system
 /// repeats for ever must not take the processor.
@@ -154,7 +155,10 @@ impl<P: DatagramProtocol> DatagramDriver<P> {
         let mut failures = 0;
         while !state.queue.is_empty() {
             let result = if shared.writable_is_exact {
-                match socket.inner().poll_send_batch(cx, &mut state.queue) {
+                match socket
+                    .inner()
+                    .poll_send_batch(&mut Waiter::polled(cx), &mut state.queue)
+                {
                     Poll::Ready(result) => result,
                     Poll::Pending => break,
                 }
@@ -208,7 +212,7 @@ impl<P: DatagramProtocol> DatagramDriver<P> {
         let Some(batch) = lent.batch() else {
             return Poll::Pending;
         };
-        match inner.poll_recv_batch(cx, batch) {
+        match inner.poll_recv_batch(&mut Waiter::polled(cx), batch) {
             Poll::Ready(Ok(_)) => {
                 self.errors_in_a_row = 0;
                 self.deliver(lent, 0);

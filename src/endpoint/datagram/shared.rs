@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 use crate::address::Address;
 use crate::batch::{SendBatch, SendMeta};
 use crate::endpoint::flow::{Flow, DATAGRAM_OVERHEAD};
-use crate::endpoint::lifetime::{Ending, Life, Phase, Signals};
+use crate::endpoint::lifetime::{wake, Ending, Life, Phase, Signals};
 use crate::error::{closed, context, copy, invalid};
 use crate::net::UdpSocket;
 #[cfg(unix)]
@@ -165,7 +165,7 @@ impl Shared {
         state.flow.remove(sent);
         state.flow.check_pause();
         if sent > 0 && state.flow.check_resume() {
-            state.life.waiters.wake();
+            wake(&mut state.life.waiters);
         }
         if state.flow.has_change() {
             self.call_driver(state);
@@ -220,7 +220,7 @@ impl Shared {
             (socket, state.life.lose(outcome))
         };
         drop(socket);
-        waiters.wake();
+        wake(&mut waiters);
     }
 
     pub(super) fn socket(&self) -> Option<Socket> {

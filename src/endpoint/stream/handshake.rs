@@ -16,6 +16,7 @@ use crate::sys::{Stream, StreamOps};
 use crate::time::{sleep, Sleep};
 use crate::tls::session::Session;
 use crate::tls::{server_name, TlsInfo};
+use crate::wake::Waiter;
 
 /// A handshake that is to be made, or is being made.
 pub(crate) struct Handshake {
@@ -110,7 +111,7 @@ impl Handshake {
         loop {
             while self.sent < self.out.len() {
                 let rest = [IoSlice::new(&self.out[self.sent..])];
-                match stream.poll_write(cx, &rest) {
+                match stream.poll_write(&mut Waiter::polled(cx), &rest) {
                     Poll::Ready(Ok(len)) => self.sent += len,
                     Poll::Ready(Err(error)) if self.session.is_only_tickets(&error) => {
                         self.sent = self.out.len();
@@ -131,7 +132,9 @@ impl Handshake {
             if !self.session.is_handshaking() {
                 return Poll::Ready(Ok(()));
             }
-            let mut read = |buf: &mut [u8]| stream.poll_read(cx, &mut [IoSliceMut::new(buf)]);
+            let mut read = |buf: &mut [u8]| {
+                stream.poll_read(&mut Waiter::polled(cx), &mut [IoSliceMut::new(buf)])
+            };
             if let Err(error) = ready!(self.session.poll_handshake(&mut read)) {
                 self.failure = Some(match error.kind() {
                     io::ErrorKind::UnexpectedEof => io::Error::new(
@@ -148,7 +151,8 @@ impl Handshake {
 
     /// What the peer has objected to, if it has said so before it went.
     fn last_words(&mut self, cx: &mut Context<'_>, stream: &Stream) -> Option<io::Error> {
-        let mut read = |buf: &mut [u8]| stream.poll_read(cx, &mut [IoSliceMut::new(buf)]);
+        let mut read =
+            |buf: &mut [u8]| stream.poll_read(&mut Waiter::polled(cx), &mut [IoSliceMut::new(buf)]);
         match self.session.poll_handshake(&mut read) {
             Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::InvalidData => Some(error),
             _ => None,

@@ -5,13 +5,14 @@ use std::io::{self, IoSlice, IoSliceMut};
 use std::task::{ready, Context, Poll};
 use std::time::Duration;
 
-use crate::endpoint::lifetime::Phase;
+use crate::endpoint::lifetime::{wake, Phase};
 use crate::endpoint::stream::handshake::{Handshake, Secure, Stage};
 use crate::endpoint::stream::lent;
 use crate::endpoint::stream::shared::{Shared, State, CORKED_CIPHERTEXT, DIRECT};
 use crate::sys::{Stream, StreamOps};
 use crate::tls::session::Session;
 use crate::tls::TlsInfo;
+use crate::wake::Waiter;
 
 impl Shared {
     /// Encrypts into the queue, and sends where that is due; what is written during a handshake
@@ -93,7 +94,7 @@ impl Shared {
         }
         state.tls = Some(Box::new(secure));
         self.settle(&mut state);
-        state.life.waiters.wake();
+        wake(&mut state.life.waiters);
         self.call_driver(&state);
     }
 
@@ -164,7 +165,9 @@ impl Shared {
         let Some(session) = state.session() else {
             return Poll::Pending;
         };
-        let mut read = |into: &mut [u8]| stream.poll_read(cx, &mut [IoSliceMut::new(into)]);
+        let mut read = |into: &mut [u8]| {
+            stream.poll_read(&mut Waiter::polled(cx), &mut [IoSliceMut::new(into)])
+        };
         let result = session.poll_read(buf, &mut read);
         // Answers and alerts, the last of which go out now or never.
         let out = session.take_out();
@@ -185,7 +188,7 @@ impl Shared {
         stream: &Stream,
     ) -> Poll<io::Result<usize>> {
         if !self.has_input() {
-            ready!(stream.poll_readable(cx))?;
+            ready!(stream.poll_readable(&mut Waiter::polled(cx)))?;
         }
         lent::with(|buf| self.poll_decrypt(cx, stream, buf))
     }

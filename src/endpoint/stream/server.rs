@@ -12,6 +12,7 @@ use std::time::Duration;
 use slab::Slab;
 
 use crate::address::Address;
+use crate::endpoint::lifetime::wake;
 use crate::endpoint::stream::driver::ConnectionDriver;
 use crate::endpoint::stream::establish;
 use crate::endpoint::stream::protocol::StreamProtocol;
@@ -24,7 +25,7 @@ use crate::net::TcpListener;
 use crate::net::UnixListener;
 use crate::sys::{Listener, ListenerOps, Stream};
 use crate::time::{sleep, Sleep};
-use crate::wake::WakerSlots;
+use crate::wake::{Waiter, Waiters};
 
 /// Connections accepted in one go before other tasks have their turn.
 const ROUND: usize = 64;
@@ -106,7 +107,7 @@ struct State {
     turn: usize,
     clients: Slab<Weak<Shared>>,
     driver: Option<Waker>,
-    waiters: WakerSlots,
+    waiters: Waiters,
     serving_forever: bool,
     errors: u64,
     last_error: Option<io::Error>,
@@ -150,7 +151,7 @@ impl ServerShared {
         if let Some(driver) = driver {
             driver.wake();
         }
-        waiters.wake();
+        wake(&mut waiters);
     }
 
     /// The next connection of any of the listeners.
@@ -162,7 +163,9 @@ impl ServerShared {
         let count = state.listeners.len();
         for i in 0..count {
             let turn = (state.turn + i) % count;
-            let poll = state.listeners[turn].inner().poll_accept(cx);
+            let poll = state.listeners[turn]
+                .inner()
+                .poll_accept(&mut Waiter::polled(cx));
             if poll.is_ready() {
                 state.turn = turn + 1;
                 return poll;
@@ -193,10 +196,10 @@ impl Membership {
             let is_over = state.phase == Phase::Closed && state.clients.is_empty();
             match is_over {
                 true => std::mem::take(&mut state.waiters),
-                false => WakerSlots::new(),
+                false => Waiters::new(),
             }
         };
-        waiters.wake();
+        wake(&mut waiters);
     }
 }
 
@@ -245,7 +248,11 @@ impl Server {
             if done(&state) {
                 return Poll::Ready(());
             }
-            state.waiters.register(cx.waker());
+            drop(
+                state
+                    .waiters
+                    .register(&mut Waiter::polled(cx), cx.waker().clone()),
+            );
             Poll::Pending
         })
         .await
@@ -393,7 +400,7 @@ where
             turn: 0,
             clients: Slab::new(),
             driver: None,
-            waiters: WakerSlots::new(),
+            waiters: Waiters::new(),
             serving_forever: false,
             errors: 0,
             last_error: None,

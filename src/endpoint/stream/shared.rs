@@ -6,7 +6,7 @@ use std::task::{Context, Poll};
 
 use crate::address::Address;
 use crate::endpoint::flow::Flow;
-use crate::endpoint::lifetime::{Ending, Life, Phase, Signals};
+use crate::endpoint::lifetime::{wake, Ending, Life, Phase, Signals};
 use crate::endpoint::stream::driver::Connected;
 use crate::endpoint::stream::lent;
 use crate::endpoint::stream::queue::Queue;
@@ -20,6 +20,7 @@ use crate::net::TcpStream;
 #[cfg(unix)]
 use crate::net::UnixStream;
 use crate::sys::{Stream, StreamOps};
+use crate::wake::Waiter;
 
 /// Bytes that callbacks may write before they are sent in between.
 const CORKED_BYTES: usize = 64 * 1024;
@@ -307,7 +308,10 @@ impl Shared {
         let mut changed = Poll::Pending;
         while !state.queue.is_empty() {
             let (slices, count) = state.queue.slices();
-            match socket.inner().poll_write(cx, &slices[..count]) {
+            match socket
+                .inner()
+                .poll_write(&mut Waiter::polled(cx), &slices[..count])
+            {
                 Poll::Ready(Ok(sent)) => state.queue.consume(sent),
                 #[cfg(feature = "tls")]
                 Poll::Ready(Err(_)) if state.is_goodbye(state.queue.len()) => {
@@ -339,7 +343,7 @@ impl Shared {
         state.flow.add(held.saturating_sub(state.flow.size()));
         state.flow.check_pause();
         if sent > 0 && state.flow.check_resume() {
-            state.life.waiters.wake();
+            wake(&mut state.life.waiters);
         }
         if state.flow.has_change() {
             self.call_driver(state);
@@ -428,7 +432,7 @@ impl Shared {
             (socket, waiters, state.successor.take())
         };
         drop((socket, successor));
-        waiters.wake();
+        wake(&mut waiters);
         if let Some(membership) = &self.membership {
             membership.end();
         }

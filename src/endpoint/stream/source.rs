@@ -7,6 +7,7 @@ use crate::endpoint::stream::lent;
 #[cfg(feature = "tls")]
 use crate::endpoint::stream::shared::Shared;
 use crate::sys::{Stream, StreamOps};
+use crate::wake::Waiter;
 
 pub(crate) struct Source<'a> {
     pub(super) stream: &'a Stream,
@@ -22,7 +23,7 @@ impl Source<'_> {
         if self.secure.is_some_and(Shared::has_input) {
             return Poll::Ready(Ok(()));
         }
-        self.stream.poll_readable(cx)
+        self.stream.poll_readable(&mut Waiter::polled(cx))
     }
 
     /// How many bytes wait to be delivered, where that is known.
@@ -43,7 +44,8 @@ impl Source<'_> {
         if let Some(secure) = self.secure {
             return secure.poll_decrypt(cx, self.stream, buf);
         }
-        self.stream.poll_read(cx, &mut [IoSliceMut::new(buf)])
+        self.stream
+            .poll_read(&mut Waiter::polled(cx), &mut [IoSliceMut::new(buf)])
     }
 
     /// Has `deliver` called with bytes for the protocol; 0 is the end. Where the system brings
@@ -57,7 +59,9 @@ impl Source<'_> {
         let is_plain = self.secure.is_none();
         #[cfg(not(feature = "tls"))]
         let is_plain = true;
-        let taken = is_plain.then(|| self.stream.poll_take(cx)).flatten();
+        let taken = is_plain
+            .then(|| self.stream.poll_take(&mut Waiter::polled(cx)))
+            .flatten();
         if let Some(taken) = taken {
             let data = ready!(taken)?;
             let len = data.len();

@@ -3,7 +3,7 @@
 use std::io;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
-use std::task::{Context, Poll};
+use std::task::Poll;
 
 use socket2::Type;
 
@@ -11,12 +11,13 @@ use super::address::{domain, family_of, from_sock_addr, to_sock_addr};
 use super::kernel::msg;
 use super::options;
 use super::socket::Socket;
-use super::source::{source_methods, Direction, Source};
+use super::source::{source_methods, waitable, Direction, Source};
 use crate::address::Address;
 use crate::batch::{Meta, RecvBatch, SendBatch};
 use crate::error::{context, invalid, unsupported};
 use crate::sys::caps::{Caps, DatagramConfig, Family, Interface, Membership, SocketOption};
 use crate::sys::DatagramOps;
+use crate::wake::Waiter;
 
 /// Receives that are not followed by a try for more, or do not ask for more than one, once that
 /// found nothing.
@@ -130,6 +131,8 @@ fn bind(socket: &socket2::Socket, addr: &Address) -> io::Result<()> {
         .map_err(|error| context(error, format_args!("bind {addr}")))
 }
 
+waitable!(Datagram);
+
 impl DatagramOps for Datagram {
     async fn open(config: &DatagramConfig) -> io::Result<Datagram> {
         Datagram::open_now(config)
@@ -206,11 +209,11 @@ impl DatagramOps for Datagram {
 
     fn poll_recv(
         &self,
-        cx: &mut Context<'_>,
+        waiter: &mut Waiter<'_>,
         buf: &mut [u8],
         peek: bool,
     ) -> Poll<io::Result<(usize, Meta)>> {
-        let poll = self.source.poll_io(Direction::Read, cx, || {
+        let poll = self.source.poll_io(Direction::Read, waiter, || {
             let result = self.try_recv(buf, peek);
             if matches!(&result, Err(error) if error.kind() == io::ErrorKind::WouldBlock) {
                 self.lone.store(LONE, Ordering::Relaxed);
@@ -233,7 +236,7 @@ impl DatagramOps for Datagram {
 
     fn poll_recv_batch(
         &self,
-        cx: &mut Context<'_>,
+        waiter: &mut Waiter<'_>,
         into: &mut RecvBatch,
     ) -> Poll<io::Result<usize>> {
         let plain = self.plain.load(Ordering::Relaxed);
@@ -242,7 +245,7 @@ impl DatagramOps for Datagram {
             0 => into.capacity().0,
             _ => 1,
         };
-        let poll = self.source.poll_io(Direction::Read, cx, || {
+        let poll = self.source.poll_io(Direction::Read, waiter, || {
             msg::recv_batch(self.io(), self.family, into, limit, plain, &self.offload)
         });
         if let Poll::Ready(Ok(received)) = poll {
@@ -268,12 +271,12 @@ impl DatagramOps for Datagram {
 
     fn poll_send(
         &self,
-        cx: &mut Context<'_>,
+        waiter: &mut Waiter<'_>,
         data: &[u8],
         to: Option<&Address>,
     ) -> Poll<io::Result<()>> {
         self.source
-            .poll_io(Direction::Write, cx, || self.try_send(data, to))
+            .poll_io(Direction::Write, waiter, || self.try_send(data, to))
     }
 
     fn try_send_batch(&self, from: &mut SendBatch) -> io::Result<usize> {
@@ -286,19 +289,19 @@ impl DatagramOps for Datagram {
 
     fn poll_send_batch(
         &self,
-        cx: &mut Context<'_>,
+        waiter: &mut Waiter<'_>,
         from: &mut SendBatch,
     ) -> Poll<io::Result<usize>> {
         self.source
-            .poll_io(Direction::Write, cx, || self.try_send_batch(from))
+            .poll_io(Direction::Write, waiter, || self.try_send_batch(from))
     }
 
-    fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.source.poll_turn(Direction::Read, cx)
+    fn poll_readable(&self, waiter: &mut Waiter<'_>) -> Poll<io::Result<()>> {
+        self.source.poll_turn(Direction::Read, waiter)
     }
 
-    fn poll_writable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.source.poll_turn(Direction::Write, cx)
+    fn poll_writable(&self, waiter: &mut Waiter<'_>) -> Poll<io::Result<()>> {
+        self.source.poll_turn(Direction::Write, waiter)
     }
 
     fn writable_is_exact(&self) -> bool {

@@ -20,8 +20,9 @@ mod with_async_io {
 
     use async_io::{Async, Timer};
 
-    use crate::sys::polling::source::{Direction, Watched};
+    use crate::sys::polling::source::Watched;
     use crate::sys::TimerOps;
+    use crate::wake::Direction;
 
     /// A socket registered with async-io's reactor.
     pub(in crate::sys::polling) struct Foreign {
@@ -89,8 +90,9 @@ mod without {
     use std::task::{Context, Poll};
     use std::time::Instant;
 
-    use crate::sys::polling::source::{Direction, Watched};
+    use crate::sys::polling::source::Watched;
     use crate::sys::TimerOps;
+    use crate::wake::Direction;
 
     const NO_RUNTIME: &str = "no coracle runtime is running on this thread: use \
                               coracle::block_on, or turn on the feature `async-io`";

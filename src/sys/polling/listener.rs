@@ -2,18 +2,19 @@
 
 use std::io;
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::task::{Context, Poll};
+use std::task::Poll;
 
 use super::address::{family_of, from_sock_addr, to_sock_addr};
 use super::kernel;
 use super::options;
 use super::socket::Socket;
-use super::source::{source_methods, Direction, Source};
+use super::source::{source_methods, waitable, Direction, Source};
 use super::stream::{new_socket, require_stream, Stream};
 use crate::address::Address;
 use crate::error::context;
 use crate::sys::caps::{Family, ListenerConfig, SocketOption};
 use crate::sys::ListenerOps;
+use crate::wake::Waiter;
 
 /// Connections that are not followed by a try for more, once that found nothing: where they come
 /// one by one, it is a system call for nothing.
@@ -94,6 +95,8 @@ fn open(config: &ListenerConfig) -> io::Result<Listener> {
     Ok(Listener::new(socket, family))
 }
 
+waitable!(Listener);
+
 impl ListenerOps for Listener {
     async fn open(config: &ListenerConfig) -> io::Result<Listener> {
         open(config)
@@ -134,8 +137,8 @@ impl ListenerOps for Listener {
         }
     }
 
-    fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<(Stream, Address)>> {
-        let poll = self.source.poll_io(Direction::Read, cx, || {
+    fn poll_accept(&self, waiter: &mut Waiter<'_>) -> Poll<io::Result<(Stream, Address)>> {
+        let poll = self.source.poll_io(Direction::Read, waiter, || {
             let result = self.try_accept();
             if matches!(&result, Err(error) if error.kind() == io::ErrorKind::WouldBlock) {
                 self.lone.store(LONE, Ordering::Relaxed);
@@ -152,8 +155,8 @@ impl ListenerOps for Listener {
         poll
     }
 
-    fn poll_acceptable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.source.poll_turn(Direction::Read, cx)
+    fn poll_acceptable(&self, waiter: &mut Waiter<'_>) -> Poll<io::Result<()>> {
+        self.source.poll_turn(Direction::Read, waiter)
     }
 
     fn is_exhaustion(error: &io::Error) -> bool {

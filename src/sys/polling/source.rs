@@ -8,23 +8,18 @@
 //! readiness that is cleared at the wrong moment costs a wake-up, never a hang.
 
 use std::io;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{ready, Context, Poll, Waker};
+use std::task::{ready, Poll, Waker};
 
 use polling::{Event, PollMode, Poller};
 
 use super::foreign::Foreign;
 use super::reactor::Registry;
 use crate::budget;
-use crate::wake::WakerSlots;
-
-/// Which way the bytes go.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Direction {
-    Read,
-    Write,
-}
+pub(super) use crate::wake::Direction;
+use crate::wake::{Displaced, Ticket, Waiter, Waiters};
 
 /// What the kernel reported of one socket.
 pub(super) struct Ready {
@@ -65,14 +60,14 @@ struct Side {
     armed: bool,
     /// The last event found nobody waiting.
     unclaimed: bool,
-    wakers: WakerSlots,
+    waiters: Waiters,
 }
 
 impl Watched {
     fn new(io: socket2::Socket) -> Watched {
         Watched {
             io,
-            ready: AtomicU8::new(Direction::Read.bit() | Direction::Write.bit()),
+            ready: AtomicU8::new(bit(Direction::Read) | bit(Direction::Write)),
             state: Mutex::default(),
         }
     }
@@ -92,12 +87,11 @@ impl std::os::windows::io::AsSocket for Watched {
     }
 }
 
-impl Direction {
-    fn bit(self) -> u8 {
-        match self {
-            Direction::Read => 1,
-            Direction::Write => 2,
-        }
+/// A direction among those that are ready.
+fn bit(direction: Direction) -> u8 {
+    match direction {
+        Direction::Read => 1,
+        Direction::Write => 2,
     }
 }
 
@@ -124,7 +118,7 @@ impl Watched {
     }
 
     fn is_ready(&self, direction: Direction) -> bool {
-        self.ready.load(Ordering::Acquire) & direction.bit() != 0
+        self.ready.load(Ordering::Acquire) & bit(direction) != 0
     }
 
     /// Before the lock is taken to find out who waits: whoever is about to wait looks again
@@ -142,20 +136,20 @@ impl Watched {
         writable: bool,
         wakers: &mut Vec<Waker>,
     ) {
-        let read = if readable { Direction::Read.bit() } else { 0 };
-        let write = if writable { Direction::Write.bit() } else { 0 };
+        let read = if readable { bit(Direction::Read) } else { 0 };
+        let write = if writable { bit(Direction::Write) } else { 0 };
         self.set_ready(read | write);
         let mut state = self.lock();
         let before = (state.read.armed, state.write.armed);
         if readable {
-            let is_unclaimed = state.read.wakers.is_empty();
+            let is_unclaimed = state.read.waiters.is_empty();
             state.read.armed &= !(is_unclaimed && state.read.unclaimed);
             state.read.unclaimed = is_unclaimed;
-            state.read.wakers.take(wakers);
+            state.read.waiters.take(wakers);
         }
         if writable {
-            state.write.armed &= !state.write.wakers.is_empty();
-            state.write.wakers.take(wakers);
+            state.write.armed &= !state.write.waiters.is_empty();
+            state.write.waiters.take(wakers);
         }
         let after = (state.read.armed, state.write.armed);
         if after != before && state.registration == Registration::Watched {
@@ -174,7 +168,7 @@ impl Watched {
     #[cfg(feature = "async-io")]
     pub(super) fn wake(&self, direction: Direction) {
         let mut wakers = Vec::new();
-        self.lock().side(direction).wakers.take(&mut wakers);
+        self.lock().side(direction).waiters.take(&mut wakers);
         wakers.into_iter().for_each(Waker::wake);
     }
 
@@ -185,8 +179,8 @@ impl Watched {
         state.read.armed = false;
         state.write.armed = false;
         if let Some(wakers) = wakers {
-            state.read.wakers.take(wakers);
-            state.write.wakers.take(wakers);
+            state.read.waiters.take(wakers);
+            state.write.waiters.take(wakers);
         }
         std::mem::take(&mut state.registration) == Registration::Watched
     }
@@ -245,13 +239,13 @@ impl Source {
     pub(super) fn poll_io<T>(
         &self,
         direction: Direction,
-        cx: &mut Context<'_>,
+        waiter: &mut Waiter<'_>,
         mut operation: impl FnMut() -> io::Result<T>,
     ) -> Poll<io::Result<T>> {
         loop {
-            ready!(self.poll_ready(direction, cx))?;
+            ready!(self.poll_ready(direction, waiter))?;
             if budget::spend() {
-                cx.waker().wake_by_ref();
+                waiter.waker().wake_by_ref();
                 return Poll::Pending;
             }
             match self.try_io(direction, &mut operation) {
@@ -279,11 +273,11 @@ impl Source {
     pub(super) fn poll_turn(
         &self,
         direction: Direction,
-        cx: &mut Context<'_>,
+        waiter: &mut Waiter<'_>,
     ) -> Poll<io::Result<()>> {
-        ready!(self.poll_ready(direction, cx))?;
+        ready!(self.poll_ready(direction, waiter))?;
         if budget::spend() {
-            cx.waker().wake_by_ref();
+            waiter.waker().wake_by_ref();
             return Poll::Pending;
         }
         Poll::Ready(Ok(()))
@@ -293,11 +287,14 @@ impl Source {
     pub(super) fn poll_ready(
         &self,
         direction: Direction,
-        cx: &mut Context<'_>,
+        waiter: &mut Waiter<'_>,
     ) -> Poll<io::Result<()>> {
         if self.watched.is_ready(direction) {
             return Poll::Ready(Ok(()));
         }
+        let waker = waiter.waker().clone();
+        // Dropped after the lock.
+        let _displaced;
         {
             let mut state = self.watched.lock();
             if self.watched.is_ready(direction) {
@@ -305,22 +302,37 @@ impl Source {
             }
             let side = state.side(direction);
             if side.armed {
-                side.wakers.register(cx.waker());
+                _displaced = side.waiters.register(waiter, waker);
                 return Poll::Pending;
             }
         }
-        self.poll_armed(direction, cx)
+        self.poll_armed(direction, waiter, waker)
+    }
+
+    /// Somebody gives up.
+    pub(super) fn forget(&self, direction: Direction, ticket: Pin<&Ticket>) {
+        let waker = self.watched.lock().side(direction).waiters.remove(ticket);
+        drop(waker);
     }
 
     /// Readiness is over: the next who wants it waits.
     pub(super) fn clear_ready(&self, direction: Direction) {
         self.watched
             .ready
-            .fetch_and(!direction.bit(), Ordering::AcqRel);
+            .fetch_and(!bit(direction), Ordering::AcqRel);
     }
 
-    /// Attaches to a reactor if need be, and has it watch this direction.
-    fn poll_armed(&self, direction: Direction, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    /// Attaches to a reactor if need be, and has it watch this direction. The waker is a clone of
+    /// the waiter's.
+    fn poll_armed(
+        &self,
+        direction: Direction,
+        waiter: &mut Waiter<'_>,
+        waker: Waker,
+    ) -> Poll<io::Result<()>> {
+        let mut waker = Some(waker);
+        // Dropped after the lock, as the waker is if it was not used.
+        let mut _displaced = Displaced::default();
         let mut attachment = self
             .attachment
             .lock()
@@ -334,21 +346,30 @@ impl Source {
                     };
                 }
                 Attachment::Reactor(registry, key) => {
-                    match self.arm(registry, *key, direction, cx) {
-                        Ok(true) => return Poll::Pending,
+                    let mut state = self.watched.lock();
+                    if state.registration == Registration::None {
                         // That runtime has ended: find another.
-                        Ok(false) => *attachment = Attachment::None,
-                        Err(error) => return Poll::Ready(Err(error)),
+                        drop(state);
+                        *attachment = Attachment::None;
+                        continue;
                     }
+                    if let Some(waker) = waker.take() {
+                        _displaced = state.side(direction).waiters.register(waiter, waker);
+                    }
+                    return match self.arm(&mut state, registry, *key, direction) {
+                        Ok(()) => Poll::Pending,
+                        Err(error) => Poll::Ready(Err(error)),
+                    };
                 }
                 Attachment::Foreign(foreign) => {
                     // First the waker, then the question: an event in between is not lost.
-                    let mut state = self.watched.lock();
-                    state.side(direction).wakers.register(cx.waker());
-                    drop(state);
+                    if let Some(waker) = waker.take() {
+                        let mut state = self.watched.lock();
+                        _displaced = state.side(direction).waiters.register(waiter, waker);
+                    }
                     let poll = foreign.poll_ready(direction);
                     if let Poll::Ready(Ok(())) = poll {
-                        self.watched.set_ready(direction.bit());
+                        self.watched.set_ready(bit(direction));
                     }
                     return poll;
                 }
@@ -367,37 +388,33 @@ impl Source {
         Ok(Attachment::Foreign(Box::new(foreign)))
     }
 
-    /// False if the reactor no longer watches the socket.
+    /// Has the reactor watch a direction.
     fn arm(
         &self,
+        state: &mut State,
         registry: &Registry,
         key: usize,
         direction: Direction,
-        cx: &mut Context<'_>,
-    ) -> io::Result<bool> {
-        let mut state = self.watched.lock();
-        if state.registration == Registration::None {
-            return Ok(false);
-        }
+    ) -> io::Result<()> {
         let side = state.side(direction);
-        side.wakers.register(cx.waker());
-        if !side.armed {
-            side.armed = true;
-            let event = state.event(key);
-            let result = match state.registration {
-                Registration::Watched => {
-                    let poller = registry.poller();
-                    poller.modify_with_mode(self.io(), event, PollMode::Level)
-                }
-                _ => registry.add(self.io(), event),
-            };
-            if let Err(error) = result {
-                state.side(direction).armed = false;
-                return Err(error);
-            }
-            state.registration = Registration::Watched;
+        if side.armed {
+            return Ok(());
         }
-        Ok(true)
+        side.armed = true;
+        let event = state.event(key);
+        let result = match state.registration {
+            Registration::Watched => {
+                let poller = registry.poller();
+                poller.modify_with_mode(self.io(), event, PollMode::Level)
+            }
+            _ => registry.add(self.io(), event),
+        };
+        if result.is_err() {
+            state.side(direction).armed = false;
+            return result;
+        }
+        state.registration = Registration::Watched;
+        Ok(())
     }
 }
 
@@ -413,18 +430,14 @@ macro_rules! source_methods {
         /// The user's own operation, which is `tried` before anything is waited for.
         pub(crate) fn poll_with<T>(
             &self,
-            writing: bool,
+            direction: Direction,
             tried: &mut bool,
-            cx: &mut std::task::Context<'_>,
+            waiter: &mut $crate::wake::Waiter<'_>,
             operation: &mut dyn FnMut(socket2::SockRef<'_>) -> io::Result<T>,
         ) -> std::task::Poll<io::Result<T>> {
-            let direction = match writing {
-                false => Direction::Read,
-                true => Direction::Write,
-            };
             if !*tried {
                 if crate::budget::spend() {
-                    cx.waker().wake_by_ref();
+                    waiter.waker().wake_by_ref();
                     return std::task::Poll::Pending;
                 }
                 *tried = true;
@@ -436,7 +449,7 @@ macro_rules! source_methods {
                 }
             }
             self.source
-                .poll_io(direction, cx, || operation(self.as_socket2()))
+                .poll_io(direction, waiter, || operation(self.as_socket2()))
         }
 
         /// The same without waiting.
@@ -461,4 +474,17 @@ macro_rules! source_methods {
     };
 }
 
-pub(super) use source_methods;
+/// [`Waitable`](crate::wake::Waitable) of a socket with a field `source`.
+macro_rules! waitable {
+    ($type:ident) => {
+        impl $crate::wake::Waitable for $type {
+            type Event = Direction;
+
+            fn forget(&self, direction: Direction, ticket: std::pin::Pin<&$crate::wake::Ticket>) {
+                self.source.forget(direction, ticket);
+            }
+        }
+    };
+}
+
+pub(super) use {source_methods, waitable};

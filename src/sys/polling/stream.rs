@@ -3,7 +3,7 @@
 use std::future::poll_fn;
 use std::io::{self, IoSlice, IoSliceMut, Read};
 use std::net::Shutdown;
-use std::task::{Context, Poll};
+use std::task::Poll;
 use std::time::Duration;
 
 use socket2::Type;
@@ -12,11 +12,12 @@ use super::address::{domain, family_of, from_sock_addr, to_sock_addr};
 use super::kernel;
 use super::options;
 use super::socket::{as_uninit, Socket};
-use super::source::{source_methods, Direction, Source};
+use super::source::{source_methods, waitable, Direction, Source};
 use crate::address::Address;
 use crate::error::{context, context_as, invalid};
 use crate::sys::caps::{Family, Keepalive, SocketOption, StreamConfig};
 use crate::sys::StreamOps;
+use crate::wake::Waiter;
 
 /// Slices that the system takes with one call.
 const SLICES: usize = 1024;
@@ -103,6 +104,8 @@ fn is_in_progress(error: &io::Error) -> bool {
     return error.kind() == io::ErrorKind::WouldBlock;
 }
 
+waitable!(Stream);
+
 impl StreamOps for Stream {
     async fn connect(config: &StreamConfig) -> io::Result<Stream> {
         let to = &config.connect;
@@ -115,9 +118,10 @@ impl StreamOps for Stream {
             Err(error) if is_in_progress(&error) => {
                 stream.source.clear_ready(Direction::Write);
                 poll_fn(|cx| {
+                    let mut waiter = Waiter::polled(cx);
                     stream
                         .source
-                        .poll_io(Direction::Write, cx, || is_connected(stream.io()))
+                        .poll_io(Direction::Write, &mut waiter, || is_connected(stream.io()))
                 })
                 .await
             }
@@ -166,16 +170,16 @@ impl StreamOps for Stream {
 
     fn poll_read(
         &self,
-        cx: &mut Context<'_>,
+        waiter: &mut Waiter<'_>,
         bufs: &mut [IoSliceMut<'_>],
     ) -> Poll<io::Result<usize>> {
         self.source
-            .poll_io(Direction::Read, cx, || self.try_read(bufs))
+            .poll_io(Direction::Read, waiter, || self.try_read(bufs))
     }
 
-    fn poll_peek(&self, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
+    fn poll_peek(&self, waiter: &mut Waiter<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
         self.source
-            .poll_io(Direction::Read, cx, || self.io().peek(as_uninit(buf)))
+            .poll_io(Direction::Read, waiter, || self.io().peek(as_uninit(buf)))
     }
 
     fn try_write(&self, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
@@ -196,21 +200,21 @@ impl StreamOps for Stream {
         result
     }
 
-    fn poll_write(&self, cx: &mut Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+    fn poll_write(&self, waiter: &mut Waiter<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
         self.source
-            .poll_io(Direction::Write, cx, || self.try_write(bufs))
+            .poll_io(Direction::Write, waiter, || self.try_write(bufs))
     }
 
     fn shutdown(&self, how: Shutdown) -> io::Result<()> {
         self.io().shutdown(how)
     }
 
-    fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.source.poll_turn(Direction::Read, cx)
+    fn poll_readable(&self, waiter: &mut Waiter<'_>) -> Poll<io::Result<()>> {
+        self.source.poll_turn(Direction::Read, waiter)
     }
 
-    fn poll_writable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.source.poll_turn(Direction::Write, cx)
+    fn poll_writable(&self, waiter: &mut Waiter<'_>) -> Poll<io::Result<()>> {
+        self.source.poll_turn(Direction::Write, waiter)
     }
 
     fn local_addr(&self) -> io::Result<Address> {

@@ -3,7 +3,7 @@
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::task::{Context, Poll};
+use std::task::Poll;
 
 use rustix::cmsg_space;
 use rustix::net::{
@@ -14,6 +14,7 @@ use rustix::net::{
 use super::source::Direction;
 use super::stream::Stream;
 use crate::error::invalid;
+use crate::wake::Waiter;
 
 /// Descriptors that Linux takes with one message (`SCM_MAX_FD`); other systems differ.
 const DESCRIPTORS: usize = 253;
@@ -35,7 +36,7 @@ impl Stream {
     /// Writes as much of `data` as goes at once, the descriptors with its first byte.
     pub(crate) fn poll_send_fds(
         &self,
-        cx: &mut Context<'_>,
+        waiter: &mut Waiter<'_>,
         data: &[u8],
         fds: &[BorrowedFd<'_>],
     ) -> Poll<io::Result<usize>> {
@@ -50,7 +51,7 @@ impl Stream {
                 fds.len()
             ))));
         }
-        self.source().poll_io(Direction::Write, cx, || {
+        self.source().poll_io(Direction::Write, waiter, || {
             let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(DESCRIPTORS))];
             let mut control = SendAncillaryBuffer::new(&mut space);
             if !fds.is_empty() && !control.push(SendAncillaryMessage::ScmRights(fds)) {
@@ -71,11 +72,11 @@ impl Stream {
     /// closed by exec, are added to `fds`. True if some were lost.
     pub(crate) fn poll_recv_fds(
         &self,
-        cx: &mut Context<'_>,
+        waiter: &mut Waiter<'_>,
         buf: &mut [u8],
         fds: &mut Vec<OwnedFd>,
     ) -> Poll<io::Result<(usize, bool)>> {
-        self.source().poll_io(Direction::Read, cx, || {
+        self.source().poll_io(Direction::Read, waiter, || {
             let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(DESCRIPTORS))];
             let mut control = RecvAncillaryBuffer::new(&mut space);
             let received = recvmsg(

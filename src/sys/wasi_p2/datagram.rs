@@ -2,8 +2,9 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll};
+use std::task::{Poll, Waker};
 
 use wasip2::io::poll::Pollable;
 use wasip2::sockets::instance_network::instance_network;
@@ -26,6 +27,7 @@ use crate::sys::wasi::arrived::Room;
 use crate::sys::wasi::options::check_datagram;
 use crate::sys::wasi::socket::Socket;
 use crate::sys::DatagramOps;
+use crate::wake::{Direction, Ticket, Waitable, Waiter};
 
 /// A UDP socket.
 pub(crate) struct Datagram {
@@ -121,6 +123,17 @@ impl Datagram {
     }
 }
 
+impl Waitable for Datagram {
+    type Event = Direction;
+
+    fn forget(&self, direction: Direction, ticket: Pin<&Ticket>) {
+        match direction {
+            Direction::Read => self.read.forget(ticket),
+            Direction::Write => self.write.forget(ticket),
+        }
+    }
+}
+
 impl DatagramOps for Datagram {
     async fn open(config: &DatagramConfig) -> io::Result<Datagram> {
         check_datagram(config)?;
@@ -165,11 +178,14 @@ impl DatagramOps for Datagram {
             .streams(self.family)
             .map_err(|error| context(error, format_args!("connect {to}")))?;
         inner.receive_all();
-        self.read.unsubscribe();
-        self.write.unsubscribe();
-        inner
+        let mut wakers = self.read.unsubscribe();
+        wakers.append(&mut self.write.unsubscribe());
+        let result = inner
             .connect(peer)
-            .map_err(|error| context(error, format_args!("connect {to}")))
+            .map_err(|error| context(error, format_args!("connect {to}")));
+        drop(inner);
+        wakers.into_iter().for_each(Waker::wake);
+        result
     }
 
     fn local_addr(&self) -> io::Result<Address> {
@@ -213,7 +229,7 @@ impl DatagramOps for Datagram {
 
     fn poll_recv(
         &self,
-        cx: &mut Context<'_>,
+        waiter: &mut Waiter<'_>,
         buf: &mut [u8],
         peek: bool,
     ) -> Poll<io::Result<(usize, Meta)>> {
@@ -222,7 +238,7 @@ impl DatagramOps for Datagram {
         }
         let poll = self
             .read
-            .poll_io(cx, || self.readable(), || self.try_recv(buf, peek));
+            .poll_io(waiter, || self.readable(), || self.try_recv(buf, peek));
         if matches!(poll, Poll::Ready(Ok(_))) && !peek {
             self.read.clear();
         }
@@ -235,14 +251,17 @@ impl DatagramOps for Datagram {
 
     fn poll_recv_batch(
         &self,
-        cx: &mut Context<'_>,
+        waiter: &mut Waiter<'_>,
         into: &mut RecvBatch,
     ) -> Poll<io::Result<usize>> {
         if self.lock().has_received() {
             return Poll::Ready(self.try_recv_some(into, BATCH));
         }
-        self.read
-            .poll_io(cx, || self.readable(), || self.try_recv_worthwhile(into))
+        self.read.poll_io(
+            waiter,
+            || self.readable(),
+            || self.try_recv_worthwhile(into),
+        )
     }
 
     fn try_send(&self, data: &[u8], to: Option<&Address>) -> io::Result<()> {
@@ -255,12 +274,12 @@ impl DatagramOps for Datagram {
 
     fn poll_send(
         &self,
-        cx: &mut Context<'_>,
+        waiter: &mut Waiter<'_>,
         data: &[u8],
         to: Option<&Address>,
     ) -> Poll<io::Result<()>> {
         self.write
-            .poll_io(cx, || self.writable(), || self.try_send(data, to))
+            .poll_io(waiter, || self.writable(), || self.try_send(data, to))
     }
 
     fn try_send_batch(&self, from: &mut SendBatch) -> io::Result<usize> {
@@ -281,22 +300,22 @@ impl DatagramOps for Datagram {
 
     fn poll_send_batch(
         &self,
-        cx: &mut Context<'_>,
+        waiter: &mut Waiter<'_>,
         from: &mut SendBatch,
     ) -> Poll<io::Result<usize>> {
         self.write
-            .poll_io(cx, || self.writable(), || self.try_send_batch(from))
+            .poll_io(waiter, || self.writable(), || self.try_send_batch(from))
     }
 
-    fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    fn poll_readable(&self, waiter: &mut Waiter<'_>) -> Poll<io::Result<()>> {
         if self.lock().has_received() {
             return Poll::Ready(Ok(()));
         }
-        self.read.poll_turn(cx, || self.readable())
+        self.read.poll_turn(waiter, || self.readable())
     }
 
-    fn poll_writable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.write.poll_turn(cx, || self.writable())
+    fn poll_writable(&self, waiter: &mut Waiter<'_>) -> Poll<io::Result<()>> {
+        self.write.poll_turn(waiter, || self.writable())
     }
 
     fn writable_is_exact(&self) -> bool {

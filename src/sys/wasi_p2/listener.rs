@@ -1,7 +1,8 @@
 //! Sockets that accept TCP connections.
 
 use std::io;
-use std::task::{Context, Poll};
+use std::pin::Pin;
+use std::task::Poll;
 
 use wasip2::io::poll::Pollable;
 use wasip2::sockets::tcp::TcpSocket;
@@ -16,6 +17,7 @@ use crate::sys::caps::{Family, ListenerConfig, SocketOption};
 use crate::sys::wasi::options::check_listener;
 use crate::sys::wasi::socket::Socket;
 use crate::sys::ListenerOps;
+use crate::wake::{Direction, Ticket, Waitable, Waiter};
 
 /// A listening socket.
 pub(crate) struct Listener {
@@ -28,6 +30,16 @@ pub(crate) struct Listener {
 impl Listener {
     fn acceptable(&self) -> io::Result<Pollable> {
         Ok(self.socket.subscribe())
+    }
+}
+
+impl Waitable for Listener {
+    type Event = Direction;
+
+    fn forget(&self, direction: Direction, ticket: Pin<&Ticket>) {
+        if direction == Direction::Read {
+            self.read.forget(ticket);
+        }
     }
 }
 
@@ -97,13 +109,13 @@ impl ListenerOps for Listener {
         }
     }
 
-    fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<(Stream, Address)>> {
+    fn poll_accept(&self, waiter: &mut Waiter<'_>) -> Poll<io::Result<(Stream, Address)>> {
         self.read
-            .poll_io(cx, || self.acceptable(), || self.try_accept())
+            .poll_io(waiter, || self.acceptable(), || self.try_accept())
     }
 
-    fn poll_acceptable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.read.poll_turn(cx, || self.acceptable())
+    fn poll_acceptable(&self, waiter: &mut Waiter<'_>) -> Poll<io::Result<()>> {
+        self.read.poll_turn(waiter, || self.acceptable())
     }
 
     fn local_addr(&self) -> io::Result<Address> {

@@ -1,17 +1,17 @@
 //! What a task waits for: a pollable, kept from the first wait on, and the tasks that wait.
 
 use std::fmt;
-use std::future::poll_fn;
 use std::io;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{ready, Context, Poll, Waker};
+use std::task::{ready, Poll, Waker};
 
 use wasip2::io::poll::Pollable;
 
 use super::reactor::Registry;
 use crate::budget;
-use crate::wake::WakerSlots;
+use crate::wake::{wait as wait_for, Ticket, Waitable, Waiter, Waiters};
 
 /// One event of one resource, such as that a stream has something to read.
 ///
@@ -28,7 +28,7 @@ pub(super) struct Slot {
 #[derive(Default)]
 struct State {
     pollable: Option<Arc<Pollable>>,
-    wakers: WakerSlots,
+    waiters: Waiters,
     /// The reactor has it among those it polls.
     listed: bool,
 }
@@ -41,7 +41,7 @@ impl Slot {
     /// For the reactor to poll; `None` if nobody waits any longer.
     pub(super) fn pollable(&self) -> Option<Arc<Pollable>> {
         let mut state = self.lock();
-        match (&state.pollable, state.wakers.is_empty()) {
+        match (&state.pollable, state.waiters.is_empty()) {
             (Some(pollable), false) => Some(pollable.clone()),
             _ => {
                 state.listed = false;
@@ -54,7 +54,7 @@ impl Slot {
     pub(super) fn block(&self) -> bool {
         let state = self.lock();
         match &state.pollable {
-            Some(pollable) if !state.wakers.is_empty() => {
+            Some(pollable) if !state.waiters.is_empty() => {
                 pollable.block();
                 true
             }
@@ -66,7 +66,7 @@ impl Slot {
     /// for the next one.
     pub(super) fn fire(&self, wakers: &mut Vec<Waker>) {
         self.ready.store(true, Ordering::Relaxed);
-        self.lock().wakers.take(wakers);
+        self.lock().waiters.take(wakers);
     }
 
     /// The reactor has ended, and its list with it.
@@ -95,14 +95,14 @@ impl Interest {
     /// pollable was found to be ready, but for the first time.
     pub(super) fn poll_io<T>(
         &self,
-        cx: &mut Context<'_>,
+        waiter: &mut Waiter<'_>,
         mut subscribe: impl FnMut() -> io::Result<Pollable>,
         mut operation: impl FnMut() -> io::Result<T>,
     ) -> Poll<io::Result<T>> {
         loop {
-            ready!(self.poll_ready(cx, &mut subscribe))?;
+            ready!(self.poll_ready(waiter, &mut subscribe))?;
             if budget::spend() {
-                cx.waker().wake_by_ref();
+                waiter.waker().wake_by_ref();
                 return Poll::Pending;
             }
             match operation() {
@@ -115,12 +115,12 @@ impl Interest {
     /// As `poll_ready`, for those who do what follows by themselves, which counts.
     pub(super) fn poll_turn(
         &self,
-        cx: &mut Context<'_>,
+        waiter: &mut Waiter<'_>,
         subscribe: impl FnOnce() -> io::Result<Pollable>,
     ) -> Poll<io::Result<()>> {
-        ready!(self.poll_ready(cx, subscribe))?;
+        ready!(self.poll_ready(waiter, subscribe))?;
         if budget::spend() {
-            cx.waker().wake_by_ref();
+            waiter.waker().wake_by_ref();
             return Poll::Pending;
         }
         Poll::Ready(Ok(()))
@@ -129,17 +129,20 @@ impl Interest {
     /// Ready if it was found to be and that was not cleared since; waits for it otherwise.
     pub(super) fn poll_ready(
         &self,
-        cx: &mut Context<'_>,
+        waiter: &mut Waiter<'_>,
         subscribe: impl FnOnce() -> io::Result<Pollable>,
     ) -> Poll<io::Result<()>> {
         if self.0.ready.load(Ordering::Relaxed) {
             return Poll::Ready(Ok(()));
         }
+        let waker = waiter.waker().clone();
+        // Dropped after the lock.
+        let _displaced;
         let mut state = self.0.lock();
         if state.pollable.is_none() {
             state.pollable = Some(Arc::new(subscribe()?));
         }
-        state.wakers.register(cx.waker());
+        _displaced = state.waiters.register(waiter, waker);
         if !state.listed {
             Registry::list(&self.0)?;
             state.listed = true;
@@ -152,12 +155,28 @@ impl Interest {
         self.0.ready.store(false, Ordering::Relaxed);
     }
 
-    /// Drops the pollable, since its stream goes; another is made when somebody waits again.
-    pub(super) fn unsubscribe(&self) {
+    /// Drops the pollable, since its stream goes; another is made when somebody waits again. Those
+    /// who wait are to be woken, where no lock is held.
+    #[must_use]
+    pub(super) fn unsubscribe(&self) -> Vec<Waker> {
+        let mut wakers = Vec::new();
         let mut state = self.0.lock();
         state.pollable = None;
         self.0.ready.store(true, Ordering::Relaxed);
-        state.wakers.wake();
+        state.waiters.take(&mut wakers);
+        wakers
+    }
+
+    /// Waits until it is ready, however that is found out.
+    async fn ready(&self) -> io::Result<()> {
+        let gone = || Err(io::ErrorKind::NotConnected.into());
+        wait_for(self, (), |waiter| self.poll_ready(waiter, gone)).await
+    }
+
+    /// Somebody gives up.
+    pub(super) fn forget(&self, ticket: Pin<&Ticket>) {
+        let waker = self.0.lock().waiters.remove(ticket);
+        drop(waker);
     }
 
     /// Takes the pollable back.
@@ -169,14 +188,21 @@ impl Interest {
 
 impl Drop for Interest {
     fn drop(&mut self) {
-        self.unsubscribe();
+        self.unsubscribe().into_iter().for_each(Waker::wake);
+    }
+}
+
+impl Waitable for Interest {
+    type Event = ();
+
+    fn forget(&self, _event: (), ticket: Pin<&Ticket>) {
+        Interest::forget(self, ticket);
     }
 }
 
 /// Waits until a pollable is ready.
 pub(super) async fn wait(pollable: Pollable) -> io::Result<()> {
-    let interest = Interest::of(pollable);
-    poll_fn(|cx| interest.poll_ready(cx, || Err(io::ErrorKind::Other.into()))).await
+    Interest::of(pollable).ready().await
 }
 
 /// A pollable of the user's own, to be awaited beside the sockets: of an HTTP body, a key-value
@@ -213,11 +239,7 @@ impl AsyncPollable {
     /// # Cancel safety
     /// Nothing is lost.
     pub async fn ready(&self) -> io::Result<()> {
-        let result = poll_fn(|cx| {
-            self.0
-                .poll_ready(cx, || Err(io::ErrorKind::NotConnected.into()))
-        })
-        .await;
+        let result = self.0.ready().await;
         self.0.clear();
         result
     }

@@ -10,6 +10,7 @@ use wasip2::cli::{stderr::get_stderr, stdin::get_stdin, stdout::get_stdout};
 use wasip2::io::streams::{InputStream, OutputStream, StreamError};
 
 use super::pollable::Interest;
+use crate::wake::Waiter;
 
 /// Standard input, without blocking the runtime.
 ///
@@ -101,7 +102,8 @@ impl AsyncRead for Input {
             Err(StreamError::Closed) => Ok(0),
             Err(error) => Err(to_io(error)),
         };
-        self.interest.poll_io(cx, || Ok(stream.subscribe()), read)
+        self.interest
+            .poll_io(&mut Waiter::polled(cx), || Ok(stream.subscribe()), read)
     }
 }
 
@@ -122,7 +124,8 @@ impl AsyncWrite for Output {
             stream.write(&data[..len]).map_err(to_io)?;
             Ok(len)
         };
-        self.interest.poll_io(cx, || Ok(stream.subscribe()), write)
+        self.interest
+            .poll_io(&mut Waiter::polled(cx), || Ok(stream.subscribe()), write)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -136,9 +139,9 @@ impl AsyncWrite for Output {
             0 => Err(io::ErrorKind::WouldBlock.into()),
             _ => Ok(()),
         };
-        let poll = self
-            .interest
-            .poll_io(cx, || Ok(stream.subscribe()), flushed);
+        let poll =
+            self.interest
+                .poll_io(&mut Waiter::polled(cx), || Ok(stream.subscribe()), flushed);
         if poll.is_ready() {
             self.flushing = false;
         }

@@ -3,8 +3,9 @@
 use std::collections::VecDeque;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::net::Shutdown;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll};
+use std::task::Poll;
 use std::time::Duration;
 
 use wasip2::io::error::Error as StreamFailure;
@@ -26,6 +27,7 @@ use crate::sys::wasi::address::{local, remote};
 use crate::sys::wasi::options::check_stream;
 use crate::sys::wasi::socket::Socket;
 use crate::sys::StreamOps;
+use crate::wake::{Direction, Ticket, Waitable, Waiter};
 
 /// Bytes asked for with one read: the host pays for what it is asked for. As many at first, more
 /// while it has as many.
@@ -214,6 +216,17 @@ fn scatter(mut data: &[u8], bufs: &mut [IoSliceMut<'_>]) {
     }
 }
 
+impl Waitable for Stream {
+    type Event = Direction;
+
+    fn forget(&self, direction: Direction, ticket: Pin<&Ticket>) {
+        match direction {
+            Direction::Read => self.read.forget(ticket),
+            Direction::Write => self.write.forget(ticket),
+        }
+    }
+}
+
 impl StreamOps for Stream {
     async fn connect(config: &StreamConfig) -> io::Result<Stream> {
         check_stream(config)?;
@@ -271,26 +284,26 @@ impl StreamOps for Stream {
 
     fn poll_read(
         &self,
-        cx: &mut Context<'_>,
+        waiter: &mut Waiter<'_>,
         bufs: &mut [IoSliceMut<'_>],
     ) -> Poll<io::Result<usize>> {
         if !self.lock().peeked.is_empty() {
             return Poll::Ready(self.try_read(bufs));
         }
         self.read
-            .poll_io(cx, || self.readable(), || self.try_read(bufs))
+            .poll_io(waiter, || self.readable(), || self.try_read(bufs))
     }
 
-    fn poll_take(&self, cx: &mut Context<'_>) -> Option<Poll<io::Result<Vec<u8>>>> {
+    fn poll_take(&self, waiter: &mut Waiter<'_>) -> Option<Poll<io::Result<Vec<u8>>>> {
         let peeked = std::mem::take(&mut self.lock().peeked);
         if !peeked.is_empty() {
             return Some(Poll::Ready(Ok(peeked.into())));
         }
         let take = || self.lock().read(MOST);
-        Some(self.read.poll_io(cx, || self.readable(), take))
+        Some(self.read.poll_io(waiter, || self.readable(), take))
     }
 
-    fn poll_peek(&self, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
+    fn poll_peek(&self, waiter: &mut Waiter<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
         let look = |buf: &mut [u8]| {
             let mut inner = self.lock();
             if inner.peeked.is_empty() {
@@ -306,7 +319,7 @@ impl StreamOps for Stream {
         if !self.lock().peeked.is_empty() {
             return Poll::Ready(look(buf));
         }
-        self.read.poll_io(cx, || self.readable(), || look(buf))
+        self.read.poll_io(waiter, || self.readable(), || look(buf))
     }
 
     fn try_write(&self, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
@@ -341,9 +354,9 @@ impl StreamOps for Stream {
         Ok(data.len())
     }
 
-    fn poll_write(&self, cx: &mut Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+    fn poll_write(&self, waiter: &mut Waiter<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
         self.write
-            .poll_io(cx, || self.writable(), || self.try_write(bufs))
+            .poll_io(waiter, || self.writable(), || self.try_write(bufs))
     }
 
     fn shutdown(&self, how: Shutdown) -> io::Result<()> {
@@ -359,15 +372,15 @@ impl StreamOps for Stream {
         inner.handles.socket.shutdown(how).map_err(error)
     }
 
-    fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    fn poll_readable(&self, waiter: &mut Waiter<'_>) -> Poll<io::Result<()>> {
         if !self.lock().peeked.is_empty() {
             return Poll::Ready(Ok(()));
         }
-        self.read.poll_turn(cx, || self.readable())
+        self.read.poll_turn(waiter, || self.readable())
     }
 
-    fn poll_writable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.write.poll_turn(cx, || self.writable())
+    fn poll_writable(&self, waiter: &mut Waiter<'_>) -> Poll<io::Result<()>> {
+        self.write.poll_turn(waiter, || self.writable())
     }
 
     fn local_addr(&self) -> io::Result<Address> {

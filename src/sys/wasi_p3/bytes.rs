@@ -2,15 +2,17 @@
 //! anything from.
 
 use std::io::{self, IoSlice, IoSliceMut};
+use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll};
+use std::task::Poll;
 
 use wasip3::wit_bindgen::{FutureReader, StreamReader, StreamResult, StreamWriter};
 
 use super::inflight::InFlight;
 use super::leaving::leave;
 use crate::budget;
+use crate::wake::{Ticket, Waiter};
 
 /// Bytes that a read has room for: few while little comes, since every connection that is waited
 /// for holds them; more while it is filled. So many at most are written at once, too: smaller pieces
@@ -122,15 +124,15 @@ impl<E: Send + 'static> Incoming<E> {
 
     pub(super) fn poll_read(
         &self,
-        cx: &mut Context<'_>,
+        waiter: &mut Waiter<'_>,
         bufs: &mut [IoSliceMut<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.poll(cx, || self.take(bufs))
+        self.poll(waiter, || self.take(bufs))
     }
 
     /// All that has come, in the memory that it came in.
-    pub(super) fn poll_take(&self, cx: &mut Context<'_>) -> Poll<io::Result<Vec<u8>>> {
-        self.poll(cx, || {
+    pub(super) fn poll_take(&self, waiter: &mut Waiter<'_>) -> Poll<io::Result<Vec<u8>>> {
+        self.poll(waiter, || {
             let mut inner = lock(&self.inner);
             self.fill(&mut inner)?;
             let mut data = std::mem::take(&mut inner.data);
@@ -150,10 +152,10 @@ impl<E: Send + 'static> Incoming<E> {
 
     pub(super) fn poll_peek(
         &self,
-        cx: &mut Context<'_>,
+        waiter: &mut Waiter<'_>,
         buf: &mut [u8],
     ) -> Poll<io::Result<usize>> {
-        self.poll(cx, || {
+        self.poll(waiter, || {
             let mut inner = lock(&self.inner);
             self.fill(&mut inner)?;
             let data = &inner.data[inner.at..];
@@ -164,8 +166,8 @@ impl<E: Send + 'static> Incoming<E> {
     }
 
     /// Data is there, or the end.
-    pub(super) fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.poll(cx, || {
+    pub(super) fn poll_readable(&self, waiter: &mut Waiter<'_>) -> Poll<io::Result<()>> {
+        self.poll(waiter, || {
             let mut inner = lock(&self.inner);
             if let Err(error) = self.fill(&mut inner) {
                 if error.kind() == io::ErrorKind::WouldBlock {
@@ -180,20 +182,25 @@ impl<E: Send + 'static> Incoming<E> {
 
     fn poll<T>(
         &self,
-        cx: &mut Context<'_>,
+        waiter: &mut Waiter<'_>,
         operation: impl FnOnce() -> io::Result<T>,
     ) -> Poll<io::Result<T>> {
-        poll_io(&self.read, cx, operation)
+        poll_io(&self.read, waiter, operation)
     }
 
     /// Whatever still comes is not for us.
     pub(super) fn close(&self) {
-        let mut inner = lock(&self.inner);
+        // Before the source is looked for: a read under way has it.
         self.read.clear();
+        let mut inner = lock(&self.inner);
         inner.source = None;
         inner.data.clear();
         inner.at = 0;
         inner.failure = None;
+    }
+
+    pub(super) fn forget(&self, ticket: Pin<&Ticket>) {
+        self.read.forget(ticket);
     }
 }
 
@@ -225,15 +232,15 @@ async fn read<E: 'static>((mut source, buf): (Source<E>, Vec<u8>)) -> Read<E> {
 /// Does `operation` as soon as it does not say `WouldBlock`.
 pub(super) fn poll_io<A, V: Send, T>(
     in_flight: &InFlight<A, V>,
-    cx: &mut Context<'_>,
+    waiter: &mut Waiter<'_>,
     operation: impl FnOnce() -> io::Result<T>,
 ) -> Poll<io::Result<T>> {
     if budget::spend() {
-        cx.waker().wake_by_ref();
+        waiter.waker().wake_by_ref();
         return Poll::Pending;
     }
     match operation() {
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => match in_flight.wait(cx) {
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => match in_flight.wait(waiter) {
             Ok(()) => Poll::Pending,
             Err(error) => Poll::Ready(Err(error)),
         },
@@ -354,14 +361,14 @@ impl<E: Send + 'static> Outgoing<E> {
 
     pub(super) fn poll_write(
         &self,
-        cx: &mut Context<'_>,
+        waiter: &mut Waiter<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.poll(cx, || self.try_write(bufs))
+        self.poll(waiter, || self.try_write(bufs))
     }
 
-    pub(super) fn poll_writable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.poll(cx, || {
+    pub(super) fn poll_writable(&self, waiter: &mut Waiter<'_>) -> Poll<io::Result<()>> {
+        self.poll(waiter, || {
             let mut inner = lock(&self.inner);
             match self.ready(&mut inner) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(error),
@@ -376,8 +383,8 @@ impl<E: Send + 'static> Outgoing<E> {
     }
 
     /// Everything has been given to the host.
-    pub(super) fn poll_flush(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.poll(cx, || {
+    pub(super) fn poll_flush(&self, waiter: &mut Waiter<'_>) -> Poll<io::Result<()>> {
+        self.poll(waiter, || {
             let mut inner = lock(&self.inner);
             self.ready(&mut inner)
         })
@@ -385,11 +392,11 @@ impl<E: Send + 'static> Outgoing<E> {
 
     fn poll<T>(
         &self,
-        cx: &mut Context<'_>,
+        waiter: &mut Waiter<'_>,
         operation: impl FnOnce() -> io::Result<T>,
     ) -> Poll<io::Result<T>> {
         match &self.write {
-            Some(write) => poll_io(write, cx, operation),
+            Some(write) => poll_io(write, waiter, operation),
             None => Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
         }
     }
@@ -403,7 +410,14 @@ impl<E: Send + 'static> Outgoing<E> {
             if let Some(written) = write.take() {
                 self.settle(&mut inner, written);
             }
+            drop(inner);
             write.wake();
+        }
+    }
+
+    pub(super) fn forget(&self, ticket: Pin<&Ticket>) {
+        if let Some(write) = &self.write {
+            write.forget(ticket);
         }
     }
 }

@@ -116,7 +116,9 @@ impl<F: Function> Call<F> {
         let Some(subtask) = self.subtask else {
             return;
         };
-        *self.told.lock() = Some(cx.waker().clone());
+        let waker = cx.waker().clone();
+        let before = self.told.lock().replace(waker);
+        drop(before);
         // Gone from the task of before, if that was another, before it comes to this one.
         if self
             .registration

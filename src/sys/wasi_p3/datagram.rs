@@ -3,8 +3,9 @@
 use std::collections::VecDeque;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll};
+use std::task::Poll;
 
 use wasip3::sockets::types::{ErrorCode, UdpSocket};
 
@@ -23,6 +24,7 @@ use crate::sys::wasi::arrived::{Arrived, Room};
 use crate::sys::wasi::options::check_datagram;
 use crate::sys::wasi::socket::Socket;
 use crate::sys::DatagramOps;
+use crate::wake::{Direction, Ticket, Waitable, Waiter};
 
 /// Memory of a received datagram, at most this large, is kept for one to be sent.
 const SPARE: usize = 2 * 1024;
@@ -172,6 +174,18 @@ impl Drop for Datagram {
     }
 }
 
+impl Waitable for Datagram {
+    type Event = Direction;
+
+    fn forget(&self, direction: Direction, ticket: Pin<&Ticket>) {
+        match (direction, &self.send) {
+            (Direction::Read, _) => self.receive.forget(ticket),
+            (Direction::Write, Some(send)) => send.forget(ticket),
+            (Direction::Write, None) => {}
+        }
+    }
+}
+
 impl DatagramOps for Datagram {
     // Batches are of one.
     const ROUNDS: usize = 16;
@@ -271,11 +285,11 @@ impl DatagramOps for Datagram {
 
     fn poll_recv(
         &self,
-        cx: &mut Context<'_>,
+        waiter: &mut Waiter<'_>,
         buf: &mut [u8],
         peek: bool,
     ) -> Poll<io::Result<(usize, Meta)>> {
-        poll_io(&self.receive, cx, || self.take_one(buf, peek))
+        poll_io(&self.receive, waiter, || self.take_one(buf, peek))
     }
 
     fn try_recv_batch(&self, into: &mut RecvBatch) -> io::Result<usize> {
@@ -285,10 +299,10 @@ impl DatagramOps for Datagram {
 
     fn poll_recv_batch(
         &self,
-        cx: &mut Context<'_>,
+        waiter: &mut Waiter<'_>,
         into: &mut RecvBatch,
     ) -> Poll<io::Result<usize>> {
-        poll_io(&self.receive, cx, || self.take_batch(into))
+        poll_io(&self.receive, waiter, || self.take_batch(into))
     }
 
     fn try_send(&self, data: &[u8], to: Option<&Address>) -> io::Result<()> {
@@ -301,11 +315,11 @@ impl DatagramOps for Datagram {
 
     fn poll_send(
         &self,
-        cx: &mut Context<'_>,
+        waiter: &mut Waiter<'_>,
         data: &[u8],
         to: Option<&Address>,
     ) -> Poll<io::Result<()>> {
-        self.poll_io_send(cx, || self.try_send(data, to))
+        self.poll_io_send(waiter, || self.try_send(data, to))
     }
 
     fn try_send_batch(&self, from: &mut SendBatch) -> io::Result<usize> {
@@ -321,14 +335,14 @@ impl DatagramOps for Datagram {
 
     fn poll_send_batch(
         &self,
-        cx: &mut Context<'_>,
+        waiter: &mut Waiter<'_>,
         from: &mut SendBatch,
     ) -> Poll<io::Result<usize>> {
-        self.poll_io_send(cx, || self.try_send_batch(from))
+        self.poll_io_send(waiter, || self.try_send_batch(from))
     }
 
-    fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        poll_io(&self.receive, cx, || {
+    fn poll_readable(&self, waiter: &mut Waiter<'_>) -> Poll<io::Result<()>> {
+        poll_io(&self.receive, waiter, || {
             let mut inner = self.lock();
             if !inner.inbox.is_empty() || inner.failure.is_some() {
                 return Ok(());
@@ -346,8 +360,8 @@ impl DatagramOps for Datagram {
         })
     }
 
-    fn poll_writable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.poll_io_send(cx, || match &self.send {
+    fn poll_writable(&self, waiter: &mut Waiter<'_>) -> Poll<io::Result<()>> {
+        self.poll_io_send(waiter, || match &self.send {
             Some(send) if send.is_under_way() => Err(io::ErrorKind::WouldBlock.into()),
             _ => Ok(()),
         })
@@ -395,11 +409,11 @@ impl DatagramOps for Datagram {
 impl Datagram {
     fn poll_io_send<T>(
         &self,
-        cx: &mut Context<'_>,
+        waiter: &mut Waiter<'_>,
         operation: impl FnOnce() -> io::Result<T>,
     ) -> Poll<io::Result<T>> {
         match &self.send {
-            Some(send) => poll_io(send, cx, operation),
+            Some(send) => poll_io(send, waiter, operation),
             None => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
         }
     }

@@ -16,6 +16,7 @@ use super::reactor::{Notifier, Running, Timer, LOOKS};
 use super::task;
 use crate::sys::wasi::nanoseconds;
 use crate::sys::Step;
+use crate::wake::Waiter;
 
 /// The counterpart of the reactor: it is polled where that blocks.
 pub(crate) struct Host {
@@ -125,7 +126,7 @@ impl Host {
                 Step::Idle { until } => {
                     if until.is_none_or(|until| self.timer.set(until)) && self.hear() {
                         self.timer.wake_at_end(cx);
-                        let _ = self.hearing.wait(cx);
+                        let _ = self.hearing.wait(&mut Waiter::polled(cx));
                         return Poll::Pending;
                     }
                 }
@@ -135,7 +136,9 @@ impl Host {
 
     fn polled(&self, cx: &mut Context<'_>) {
         self.bell.task.store(task::number(), Ordering::Relaxed);
-        lock(&self.bell.waker).clone_from(cx.waker());
+        let waker = cx.waker().clone();
+        let before = std::mem::replace(&mut *lock(&self.bell.waker), waker);
+        drop(before);
     }
 
     /// Has the bell heard; false if it has rung meanwhile.
@@ -169,7 +172,7 @@ impl Host {
             }
         };
         if let (Some(limit), None) = (&self.limit, over) {
-            let _ = limit.wait(cx);
+            let _ = limit.wait(&mut Waiter::polled(cx));
             return Poll::Pending;
         }
         Poll::Ready(())

@@ -12,7 +12,7 @@ use super::host::ring_any;
 use super::reactor::{is_running, may_look};
 use super::task;
 use crate::sys::wasi::NO_RUNTIME;
-use crate::wake::WakerSlots;
+use crate::wake::{Ticket, Waiter, Waiters};
 
 /// A place for one operation of a kind, and who waits for it to end. `A` is what it is started
 /// with, `T` its value.
@@ -20,7 +20,7 @@ pub(super) struct InFlight<A: 'static, T: Send + 'static>(Arc<Slot<A, T>>);
 
 struct Slot<A, T> {
     state: Mutex<State<A, T>>,
-    wakers: Mutex<WakerSlots>,
+    waiters: Mutex<Waiters>,
     /// The host has told something of the operation since it was polled last.
     told: AtomicBool,
     /// The task that the operation is registered with.
@@ -151,13 +151,10 @@ impl<A: 'static, T: Send + 'static> Slot<A, T> {
     }
 
     fn wake_all(&self) {
-        let mut wakers = lock(&self.wakers);
-        if !wakers.is_empty() {
-            // A waker may own a socket, even this one: not under the lock.
-            let mut taken = std::mem::take(&mut *wakers);
-            drop(wakers);
-            taken.wake();
-        }
+        let mut wakers = Vec::new();
+        // A waker may own a socket, even this one: not under the lock.
+        lock(&self.waiters).take(&mut wakers);
+        wakers.into_iter().for_each(Waker::wake);
     }
 }
 
@@ -267,7 +264,7 @@ impl<A: 'static, T: Send + 'static> InFlight<A, T> {
                 is_under_way: false,
                 done: None,
             }),
-            wakers: Mutex::default(),
+            waiters: Mutex::default(),
             told: AtomicBool::new(false),
             at: AtomicUsize::new(task::ours()),
             driven,
@@ -344,12 +341,20 @@ impl<A: 'static, T: Send + 'static> InFlight<A, T> {
     }
 
     /// Has the task woken when the operation ends.
-    pub(super) fn wait(&self, cx: &Context<'_>) -> io::Result<()> {
+    pub(super) fn wait(&self, waiter: &mut Waiter<'_>) -> io::Result<()> {
         if !is_running() {
             return Err(no_runtime());
         }
-        lock(&self.0.wakers).register(cx.waker());
+        let waker = waiter.waker().clone();
+        let displaced = lock(&self.0.waiters).register(waiter, waker);
+        drop(displaced);
         Ok(())
+    }
+
+    /// Somebody gives up.
+    pub(super) fn forget(&self, ticket: Pin<&Ticket>) {
+        let waker = lock(&self.0.waiters).remove(ticket);
+        drop(waker);
     }
 
     /// Wakes all who wait: something else has changed.

@@ -1,8 +1,9 @@
 //! Sockets that accept TCP connections.
 
 use std::io;
+use std::pin::Pin;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll};
+use std::task::Poll;
 
 use wasip3::sockets::types::TcpSocket;
 use wasip3::wit_bindgen::{StreamReader, StreamResult};
@@ -18,6 +19,7 @@ use crate::sys::caps::{Family, ListenerConfig, SocketOption};
 use crate::sys::wasi::options::check_listener;
 use crate::sys::wasi::socket::Socket;
 use crate::sys::ListenerOps;
+use crate::wake::{Direction, Ticket, Waitable, Waiter};
 
 /// A listening socket.
 pub(crate) struct Listener {
@@ -93,6 +95,16 @@ impl Listener {
     }
 }
 
+impl Waitable for Listener {
+    type Event = Direction;
+
+    fn forget(&self, direction: Direction, ticket: Pin<&Ticket>) {
+        if direction == Direction::Read {
+            self.accept.forget(ticket);
+        }
+    }
+}
+
 impl ListenerOps for Listener {
     async fn open(config: &ListenerConfig) -> io::Result<Listener> {
         check_listener(config)?;
@@ -139,12 +151,12 @@ impl ListenerOps for Listener {
         self.take()
     }
 
-    fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<(Stream, Address)>> {
-        poll_io(&self.accept, cx, || self.take())
+    fn poll_accept(&self, waiter: &mut Waiter<'_>) -> Poll<io::Result<(Stream, Address)>> {
+        poll_io(&self.accept, waiter, || self.take())
     }
 
-    fn poll_acceptable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        poll_io(&self.accept, cx, || self.fill(&mut self.lock()))
+    fn poll_acceptable(&self, waiter: &mut Waiter<'_>) -> Poll<io::Result<()>> {
+        poll_io(&self.accept, waiter, || self.fill(&mut self.lock()))
     }
 
     fn local_addr(&self) -> io::Result<Address> {

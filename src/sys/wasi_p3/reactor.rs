@@ -14,6 +14,7 @@ use super::leaving::wait_for_all;
 use super::task;
 use crate::sys::wasi::nanoseconds;
 use crate::sys::{clock, NotifierOps, ReactorOps, Step};
+use crate::wake::Waiter;
 
 /// Steps with more to do after which the host has its turn: that costs as much as to receive and
 /// send a datagram, and what a step receives has mostly come to an end before.
@@ -156,7 +157,7 @@ impl Timer {
     /// Has a task woken when the host has told.
     pub(super) fn wake_at_end(&self, cx: &Context<'_>) {
         if self.until.is_some() {
-            let _ = self.wait.wait(cx);
+            let _ = self.wait.wait(&mut Waiter::polled(cx));
         }
     }
 }

@@ -10,6 +10,7 @@ use wasip3::cli::types::ErrorCode;
 use wasip3::wit_stream;
 
 use super::bytes::{Incoming, Outgoing};
+use crate::wake::Waiter;
 
 /// Standard input, without blocking the runtime.
 ///
@@ -76,7 +77,8 @@ impl AsyncRead for Input {
         cx: &mut Context<'_>,
         buf: &mut [u8],
     ) -> Poll<io::Result<usize>> {
-        self.0.poll_read(cx, &mut [IoSliceMut::new(buf)])
+        self.0
+            .poll_read(&mut Waiter::polled(cx), &mut [IoSliceMut::new(buf)])
     }
 }
 
@@ -86,11 +88,12 @@ impl AsyncWrite for Output {
         cx: &mut Context<'_>,
         data: &[u8],
     ) -> Poll<io::Result<usize>> {
-        self.0.poll_write(cx, &[IoSlice::new(data)])
+        self.0
+            .poll_write(&mut Waiter::polled(cx), &[IoSlice::new(data)])
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.0.poll_flush(cx)
+        self.0.poll_flush(&mut Waiter::polled(cx))
     }
 
     fn poll_close(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -2,7 +2,8 @@
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::net::Shutdown;
-use std::task::{Context, Poll};
+use std::pin::Pin;
+use std::task::Poll;
 use std::time::Duration;
 
 use wasip3::sockets::types::{ErrorCode, TcpSocket};
@@ -19,6 +20,7 @@ use crate::sys::wasi::address::{local, remote};
 use crate::sys::wasi::options::check_stream;
 use crate::sys::wasi::socket::Socket;
 use crate::sys::StreamOps;
+use crate::wake::{Direction, Ticket, Waitable, Waiter};
 
 /// A TCP connection.
 pub(crate) struct Stream {
@@ -51,6 +53,17 @@ impl Stream {
             socket,
             family,
         })
+    }
+}
+
+impl Waitable for Stream {
+    type Event = Direction;
+
+    fn forget(&self, direction: Direction, ticket: Pin<&Ticket>) {
+        match direction {
+            Direction::Read => self.incoming.forget(ticket),
+            Direction::Write => self.outgoing.forget(ticket),
+        }
     }
 }
 
@@ -88,18 +101,18 @@ impl StreamOps for Stream {
 
     fn poll_read(
         &self,
-        cx: &mut Context<'_>,
+        waiter: &mut Waiter<'_>,
         bufs: &mut [IoSliceMut<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.incoming.poll_read(cx, bufs)
+        self.incoming.poll_read(waiter, bufs)
     }
 
-    fn poll_peek(&self, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
-        self.incoming.poll_peek(cx, buf)
+    fn poll_peek(&self, waiter: &mut Waiter<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
+        self.incoming.poll_peek(waiter, buf)
     }
 
-    fn poll_take(&self, cx: &mut Context<'_>) -> Option<Poll<io::Result<Vec<u8>>>> {
-        Some(self.incoming.poll_take(cx))
+    fn poll_take(&self, waiter: &mut Waiter<'_>) -> Option<Poll<io::Result<Vec<u8>>>> {
+        Some(self.incoming.poll_take(waiter))
     }
 
     fn give_back(&self, buf: Vec<u8>) {
@@ -110,8 +123,8 @@ impl StreamOps for Stream {
         self.outgoing.try_write(bufs)
     }
 
-    fn poll_write(&self, cx: &mut Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
-        self.outgoing.poll_write(cx, bufs)
+    fn poll_write(&self, waiter: &mut Waiter<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        self.outgoing.poll_write(waiter, bufs)
     }
 
     fn shutdown(&self, how: Shutdown) -> io::Result<()> {
@@ -124,12 +137,12 @@ impl StreamOps for Stream {
         Ok(())
     }
 
-    fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.incoming.poll_readable(cx)
+    fn poll_readable(&self, waiter: &mut Waiter<'_>) -> Poll<io::Result<()>> {
+        self.incoming.poll_readable(waiter)
     }
 
-    fn poll_writable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.outgoing.poll_writable(cx)
+    fn poll_writable(&self, waiter: &mut Waiter<'_>) -> Poll<io::Result<()>> {
+        self.outgoing.poll_writable(waiter)
     }
 
     fn local_addr(&self) -> io::Result<Address> {
