@@ -1,12 +1,12 @@
 //! A protocol that its driver calls and its user reaches from outside.
 
 use std::fmt;
-use std::future::poll_fn;
 use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 
 use crate::endpoint::lifetime::Ending;
+use crate::wake::wait;
 
 /// A protocol, shared between its driver and its handle.
 pub(crate) struct Cell<P> {
@@ -21,11 +21,26 @@ pub(crate) struct Inside<'a, P> {
     inside: &'a AtomicUsize,
 }
 
+thread_local! {
+    /// How many protocols this thread is inside of. Its address is the thread's number.
+    static DEPTH: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
+}
+
 /// A number that no other living thread has.
 fn thread() -> usize {
-    thread_local!(static MARK: u8 = const { 0 });
-    MARK.try_with(|mark| std::ptr::from_ref(mark) as usize)
+    DEPTH
+        .try_with(|depth| std::ptr::from_ref(depth) as usize)
         .unwrap_or(0)
+}
+
+/// Whether this thread is inside of any protocol.
+fn is_in_callback() -> bool {
+    DEPTH.try_with(|depth| depth.get() > 0).unwrap_or(false)
+}
+
+fn count(change: isize) {
+    // A thread that is ending counts no more.
+    let _ = DEPTH.try_with(|depth| depth.set(depth.get().wrapping_add_signed(change)));
 }
 
 impl<P> Cell<P> {
@@ -36,16 +51,31 @@ impl<P> Cell<P> {
         })
     }
 
-    pub(crate) fn enter(&self) -> Inside<'_, P> {
-        let protocol = self.protocol.lock().unwrap_or_else(PoisonError::into_inner);
+    fn entered<'a>(&'a self, protocol: MutexGuard<'a, Option<P>>) -> Inside<'a, P> {
         self.inside.store(thread(), Ordering::Relaxed);
+        count(1);
         Inside {
             protocol,
             inside: &self.inside,
         }
     }
 
-    fn is_inside(&self) -> bool {
+    /// Waits for whoever is inside on another thread. For the driver, which sees to it that this
+    /// thread is not.
+    pub(crate) fn enter(&self) -> Inside<'_, P> {
+        self.entered(self.protocol.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn try_enter(&self) -> Option<Inside<'_, P>> {
+        match self.protocol.try_lock() {
+            Ok(protocol) => Some(self.entered(protocol)),
+            Err(TryLockError::Poisoned(poisoned)) => Some(self.entered(poisoned.into_inner())),
+            Err(TryLockError::WouldBlock) => None,
+        }
+    }
+
+    /// Whether this thread is inside.
+    pub(crate) fn is_inside(&self) -> bool {
         self.inside.load(Ordering::Relaxed) == thread()
     }
 
@@ -64,6 +94,17 @@ impl<P> Inside<'_, P> {
 impl<P> Drop for Inside<'_, P> {
     fn drop(&mut self) {
         self.inside.store(0, Ordering::Relaxed);
+        count(-1);
+    }
+}
+
+/// When whoever was inside has left: a driver that was polled meanwhile on the same thread could
+/// not call the protocol.
+struct Leaving<'a>(&'a dyn Ending);
+
+impl Drop for Leaving<'_> {
+    fn drop(&mut self) {
+        self.0.call_driver_again();
     }
 }
 
@@ -104,20 +145,63 @@ pub struct ProtocolHandle<P> {
 }
 
 impl<P> ProtocolHandle<P> {
-    /// Calls `f` with the protocol, between two callbacks; on a runtime of several threads it
-    /// waits for the callback that is running.
+    /// Calls `f` with the protocol, between two callbacks. Where another thread is inside the
+    /// protocol, it waits for that one to leave.
     ///
     /// # Panics
-    /// If it is called inside one of the protocol's own callbacks, where the protocol is `self`.
+    /// - If it is called inside a callback of the same protocol, where the protocol is `self`.
+    /// - If it is called inside a callback of another protocol, or inside `with`, while another
+    ///   thread is inside this one: that thread may be waiting for the other protocol, and neither
+    ///   would ever go on. Use [`try_with`](ProtocolHandle::try_with) there.
     #[track_caller]
     pub fn with<R>(&self, f: impl FnOnce(&mut P) -> R) -> R {
         if self.cell.is_inside() {
             panic!("ProtocolHandle::with: called inside a callback of the same protocol");
         }
-        match self.cell.enter().protocol() {
+        let _leaving = Leaving(&*self.end);
+        let mut inside = if is_in_callback() {
+            match self.cell.try_enter() {
+                Some(inside) => inside,
+                None => panic!(
+                    "ProtocolHandle::with: called inside a callback of another protocol while \
+                     another thread is inside this one, which may be waiting for the other: use \
+                     try_with there"
+                ),
+            }
+        } else {
+            self.cell.enter()
+        };
+        match inside.protocol() {
             Some(protocol) => f(protocol),
             None => unreachable!("only `lost` takes the protocol, and it consumes the handle"),
         }
+    }
+
+    /// As [`with`](ProtocolHandle::with), but never waits and never panics: `None` while somebody
+    /// is inside the protocol, on this thread or another.
+    ///
+    /// # Examples
+    /// ```
+    /// use coracle::{create_datagram_endpoint, on_datagram, DatagramOptions};
+    ///
+    /// coracle::block_on(async {
+    ///     let options = DatagramOptions::new().local_addr("127.0.0.1:0");
+    ///     let protocol = || on_datagram(|_, _, _| {});
+    ///     let (transport, handle) = create_datagram_endpoint(protocol, options).await?;
+    ///     assert_eq!(handle.try_with(|_| "inside"), Some("inside"));
+    ///     assert_eq!(handle.with(|_| handle.try_with(|_| "twice")), None);
+    /// #   transport.close();
+    /// #   std::io::Result::Ok(())
+    /// })
+    /// # .unwrap();
+    /// ```
+    pub fn try_with<R>(&self, f: impl FnOnce(&mut P) -> R) -> Option<R> {
+        if self.cell.is_inside() {
+            return None;
+        }
+        let _leaving = Leaving(&*self.end);
+        let mut inside = self.cell.try_enter()?;
+        inside.protocol().map(f)
     }
 
     /// Waits until the endpoint is closed, and gives the protocol back with the reason, as
@@ -127,7 +211,7 @@ impl<P> ProtocolHandle<P> {
     /// # Cancel safety
     /// The endpoint goes on, and drops the protocol at its end.
     pub async fn lost(self) -> (P, io::Result<()>) {
-        let result = poll_fn(|cx| self.end.poll_closed(cx)).await;
+        let result = wait(&*self.end, (), |waiter| self.end.poll_closed(waiter)).await;
         match self.cell.take() {
             Some(protocol) => (protocol, result),
             None => unreachable!("only this call takes the protocol, and it consumes the handle"),

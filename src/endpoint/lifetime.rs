@@ -1,15 +1,17 @@
 //! From `connection_made` to `connection_lost`: what endpoints of every kind have.
 
 use std::io;
+use std::pin::Pin;
 use std::rc::Rc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use crate::budget;
+use crate::endpoint::locked::{Later, Locked};
 use crate::error::copy;
 use crate::runtime::context;
 use crate::runtime::queue::Local;
-use crate::wake::{Waiter, Waiters};
+use crate::wake::{Ticket, Waitable, Waiter, Waiters};
 
 /// How far the end has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,17 +24,18 @@ pub(super) enum Phase {
     Lost,
 }
 
+/// How an endpoint has ended; copied for each who asks, where no lock is held.
+pub(super) type Outcome = Result<(), Arc<io::Error>>;
+
 /// The part of an endpoint's state, which is under its lock, that says how far it is.
 #[derive(Debug)]
 pub(super) struct Life {
     pub(super) phase: Phase,
     /// `connection_made` has been called.
     made: bool,
-    /// Wakes the driver.
-    pub(super) driver: Option<Waker>,
     /// Those who wait for the start, the end, or room in the queue.
     pub(super) waiters: Waiters,
-    outcome: io::Result<()>,
+    outcome: Outcome,
 }
 
 impl Life {
@@ -40,114 +43,127 @@ impl Life {
         Life {
             phase: Phase::Open,
             made: false,
-            driver: None,
             waiters: Waiters::new(),
             outcome: Ok(()),
         }
     }
 
-    pub(super) fn set_made(&mut self) {
+    pub(super) fn set_made(&mut self, later: &mut Later<'_>) {
         self.made = true;
-        wake(&mut self.waiters);
+        later.wake(&mut self.waiters);
     }
 
     /// `close` or `abort`; true if that is news.
-    pub(super) fn end(&mut self, phase: Phase) -> bool {
+    pub(super) fn end(&mut self, phase: Phase, later: &mut Later<'_>) -> bool {
         let goes_further = matches!(
             (self.phase, phase),
             (Phase::Open, _) | (Phase::Closing, Phase::Aborted)
         );
         if goes_further {
             self.phase = phase;
-            wake(&mut self.waiters);
+            later.wake(&mut self.waiters);
         }
         goes_further
     }
 
     /// The end; whoever waits for it is to be woken where no lock is held.
-    pub(super) fn lose(&mut self, outcome: io::Result<()>) -> Waiters {
+    pub(super) fn lose(&mut self, outcome: Outcome) -> Vec<Waker> {
+        let mut wakers = Vec::new();
         self.phase = Phase::Lost;
         self.outcome = outcome;
-        self.driver = None;
-        std::mem::take(&mut self.waiters)
+        self.waiters.take(&mut wakers);
+        wakers
     }
 
     /// The reason once it has come to its end.
-    pub(super) fn closed(&self) -> Option<io::Result<()>> {
-        (self.phase == Phase::Lost).then(|| self.outcome())
+    pub(super) fn closed(&self) -> Option<Outcome> {
+        (self.phase == Phase::Lost).then(|| self.outcome.clone())
     }
 
     /// Whether `connection_made` has been called, or why it will not be.
-    pub(super) fn made(&self) -> Option<io::Result<()>> {
-        match self.made {
-            true => Some(Ok(())),
-            false => self.outcome.is_err().then(|| self.outcome()),
+    pub(super) fn made(&self) -> Option<Outcome> {
+        if self.made {
+            return Some(Ok(()));
         }
+        self.outcome.is_err().then(|| self.outcome.clone())
+    }
+}
+
+/// An error of its own for whoever asks. It may be the user's, whose text is made here.
+pub(super) fn to_io(outcome: Outcome) -> io::Result<()> {
+    outcome.map_err(|error| copy(&error))
+}
+
+/// An endpoint, whose state is under a lock.
+pub(super) trait Living: Send + Sync {
+    type State;
+
+    fn lock(&self) -> Locked<'_, Self::State>;
+    fn life(state: &mut Self::State) -> &mut Life;
+
+    /// Waits until `done` finds something.
+    fn poll_until<T>(
+        &self,
+        waiter: &mut Waiter<'_>,
+        mut done: impl FnMut(&mut Self::State) -> Option<T>,
+    ) -> Poll<T> {
+        if let Some(result) = done(&mut self.lock()) {
+            return Poll::Ready(result);
+        }
+        let waker = waiter.waker().clone();
+        // Dropped after the lock.
+        let _displaced;
+        let mut state = self.lock();
+        if let Some(result) = done(&mut state) {
+            return Poll::Ready(result);
+        }
+        _displaced = Self::life(&mut state).waiters.register(waiter, waker);
+        Poll::Pending
     }
 
-    fn outcome(&self) -> io::Result<()> {
-        self.outcome.as_ref().copied().map_err(copy)
+    fn forget_waiter(&self, ticket: Pin<&Ticket>) {
+        let waker = Self::life(&mut self.lock()).waiters.remove(ticket);
+        drop(waker);
     }
+}
 
-    /// Waits as long as nothing has come of it.
-    pub(super) fn poll<T>(&mut self, cx: &mut Context<'_>, result: Option<T>) -> Poll<T> {
-        match result {
-            Some(result) => Poll::Ready(result),
-            None => {
-                drop(
-                    self.waiters
-                        .register(&mut Waiter::polled(cx), cx.waker().clone()),
-                );
-                Poll::Pending
+/// An endpoint that somebody may wait for the end of.
+pub(crate) trait Ending: Waitable<Event = ()> + Send + Sync {
+    fn poll_closed(&self, waiter: &mut Waiter<'_>) -> Poll<io::Result<()>>;
+    /// The driver could not call the protocol, and does so now.
+    fn call_driver_again(&self);
+}
+
+/// [`Ending`] and what it takes, for an endpoint.
+macro_rules! ending {
+    ($type:ty) => {
+        impl $crate::wake::Waitable for $type {
+            type Event = ();
+
+            fn forget(&self, _event: (), ticket: std::pin::Pin<&$crate::wake::Ticket>) {
+                self.forget_waiter(ticket);
             }
         }
-    }
-}
 
-pub(super) fn wake(waiters: &mut Waiters) {
-    let mut wakers = Vec::new();
-    waiters.take(&mut wakers);
-    wakers.into_iter().for_each(Waker::wake);
-}
+        impl $crate::endpoint::lifetime::Ending for $type {
+            fn poll_closed(
+                &self,
+                waiter: &mut $crate::wake::Waiter<'_>,
+            ) -> std::task::Poll<std::io::Result<()>> {
+                self.poll_until(waiter, |state| state.life.closed())
+                    .map($crate::endpoint::lifetime::to_io)
+            }
 
-/// What a transport and the driver tell each other without a lock.
-#[derive(Debug, Default)]
-pub(super) struct Signals {
-    /// Something in the state is for the driver to look at, between two callbacks at the latest.
-    attention: AtomicBool,
-    /// Callbacks are running: what they send goes out together when they are done. Cleared, and
-    /// read by those who send, under the lock.
-    corked: AtomicBool,
-}
-
-impl Signals {
-    /// Has the driver look at the state, now or after the callback that is running.
-    pub(super) fn call_driver(&self, life: &Life) {
-        self.attention.store(true, Ordering::Release);
-        if !self.is_corked() {
-            if let Some(driver) = &life.driver {
-                driver.wake_by_ref();
+            fn call_driver_again(&self) {
+                if self.signals.wants_attention() {
+                    self.signals.wake_driver();
+                }
             }
         }
-    }
-
-    pub(super) fn wants_attention(&self) -> bool {
-        self.attention.load(Ordering::Acquire)
-    }
-
-    /// Before the look at the state: what changes behind it calls again.
-    pub(super) fn take_attention(&self) {
-        self.attention.swap(false, Ordering::AcqRel);
-    }
-
-    pub(super) fn set_corked(&self, corked: bool) {
-        self.corked.store(corked, Ordering::Release);
-    }
-
-    pub(super) fn is_corked(&self) -> bool {
-        self.corked.load(Ordering::Acquire)
-    }
+    };
 }
+
+pub(super) use ending;
 
 /// What one round of a driver has come to.
 pub(super) enum Round {
@@ -172,23 +188,6 @@ pub(super) fn rounds(
     budget::request_look();
     cx.waker().wake_by_ref();
     Poll::Pending
-}
-
-/// Remembers who polls; true if that is another than before.
-pub(super) fn remember(waker: &mut Option<Waker>, cx: &Context<'_>) -> bool {
-    if waker
-        .as_ref()
-        .is_some_and(|waker| waker.will_wake(cx.waker()))
-    {
-        return false;
-    }
-    *waker = Some(cx.waker().clone());
-    true
-}
-
-/// An endpoint that somebody may wait for the end of.
-pub(crate) trait Ending: Send + Sync {
-    fn poll_closed(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
 }
 
 /// Closes an endpoint if the call that makes it is given up.

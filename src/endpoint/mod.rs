@@ -4,5 +4,6 @@ pub(crate) mod datagram;
 mod flow;
 pub(crate) mod handle;
 mod lifetime;
+mod locked;
 pub(crate) mod stream;
 mod transport;

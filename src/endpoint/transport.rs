@@ -10,7 +10,10 @@ macro_rules! transport_methods {
 
         /// Waits until `connection_made` has been called.
         pub(super) async fn made(&self) -> io::Result<()> {
-            self.wait(|state| state.life.made()).await
+            let made = wait(&*self.shared, (), |waiter| {
+                self.shared.poll_until(waiter, |state| state.life.made())
+            });
+            to_io(made.await)
         }
 
         /// Waits while the protocol is asked to pause writing.
@@ -23,22 +26,13 @@ macro_rules! transport_methods {
         /// # Cancel safety
         /// Nothing is lost.
         pub async fn drain(&self) -> io::Result<()> {
-            self.wait(|state| match state.life.phase {
-                Phase::Open if state.flow.is_paused() => None,
-                Phase::Open => Some(Ok(())),
-                _ => Some(Err(closed($what))),
-            })
-            .await
-        }
-
-        async fn wait(
-            &self,
-            mut done: impl FnMut(&State) -> Option<io::Result<()>>,
-        ) -> io::Result<()> {
-            poll_fn(|cx| {
-                let mut state = self.shared.lock();
-                let result = done(&state);
-                state.life.poll(cx, result)
+            wait(&*self.shared, (), |waiter| {
+                self.shared
+                    .poll_until(waiter, |state| match state.life.phase {
+                        Phase::Open if state.flow.is_paused() => None,
+                        Phase::Open => Some(Ok(())),
+                        _ => Some(Err(closed($what))),
+                    })
             })
             .await
         }
@@ -62,7 +56,7 @@ macro_rules! transport_methods {
             let mut state = self.shared.lock();
             state.flow.set_limits(high, low)?;
             if state.flow.has_change() {
-                self.shared.call_driver(&state);
+                state.call_driver();
             }
             Ok(())
         }
@@ -87,7 +81,7 @@ macro_rules! transport_methods {
             let mut state = self.shared.lock();
             if state.reading != reading {
                 state.reading = reading;
-                self.shared.call_driver(&state);
+                state.call_driver();
             }
         }
 

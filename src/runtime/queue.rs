@@ -176,12 +176,13 @@ impl Shared {
         deadline: Instant,
         waker: &Waker,
     ) -> Option<TimerKey> {
+        let waker = waker.clone();
         let mut timers = self.timers();
         if timers.closed {
             return None;
         }
         let nearest = timers.queue.next().is_none_or(|next| deadline < next);
-        let key = timers.queue.insert(deadline, waker.clone());
+        let key = timers.queue.insert(deadline, waker);
         if !self.has_timers.load(Ordering::Relaxed) {
             self.has_timers.store(true, Ordering::SeqCst);
         }
@@ -195,7 +196,18 @@ impl Shared {
 
     /// Whether the timer is still ahead; if so, `waker` is the one to be woken.
     pub(crate) fn renew_timer(&self, key: TimerKey, waker: &Waker) -> bool {
-        self.timers().queue.renew(key, waker)
+        match self.timers().queue.waker(key) {
+            None => return false,
+            Some(known) if known.will_wake(waker) => return true,
+            Some(_) => {}
+        }
+        let waker = waker.clone();
+        let before = match self.timers().queue.waker(key) {
+            None => return false,
+            Some(known) => std::mem::replace(known, waker),
+        };
+        drop(before);
+        true
     }
 
     /// Forgets a timer. The wait it may have shortened is left as it is: it wakes nobody.

@@ -199,6 +199,11 @@ pub(crate) trait StreamOps:
 
     /// What is there, as far as it fits; 0 is the end unless there was no room.
     fn try_read(&self, bufs: &mut [IoSliceMut<'_>]) -> io::Result<usize>;
+    /// As `try_read`, for those who wait with `poll_readable`: the host need not be asked for
+    /// news, which may run anything.
+    fn read_ready(&self, bufs: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
+        self.try_read(bufs)
+    }
     fn poll_read(
         &self,
         waiter: &mut Waiter<'_>,

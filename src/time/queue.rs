@@ -76,18 +76,13 @@ impl TimerQueue {
         }
     }
 
-    /// Whether the deadline is still ahead; if so, `waker` replaces the one to be woken.
-    pub(crate) fn renew(&mut self, key: TimerKey, waker: &Waker) -> bool {
-        match self.slots.get_mut(key.slot as usize) {
-            Some(slot) if slot.generation == key.generation => {
-                match &mut slot.waker {
-                    Some(old) => old.clone_from(waker),
-                    none => *none = Some(waker.clone()),
-                }
-                true
-            }
-            _ => false,
+    /// The waker of a deadline that is still ahead.
+    pub(crate) fn waker(&mut self, key: TimerKey) -> Option<&mut Waker> {
+        let slot = self.slots.get_mut(key.slot as usize)?;
+        if slot.generation != key.generation {
+            return None;
         }
+        slot.waker.as_mut()
     }
 
     /// Forgets a deadline; one that has fired already is no error.
@@ -208,19 +203,16 @@ mod tests {
     }
 
     #[test]
-    fn renewing_tells_whether_it_has_fired() {
+    fn a_deadline_has_a_waker_until_it_has_fired() {
         let mut queue = TimerQueue::default();
         let now = Instant::now();
         let key = queue.insert(now, Waker::noop().clone());
-        assert!(queue.renew(key, Waker::noop()));
+        assert!(queue.waker(key).is_some());
         queue.take_due(now, &mut Vec::new());
-        assert!(!queue.renew(key, Waker::noop()));
+        assert!(queue.waker(key).is_none());
         let other = queue.insert(now, Waker::noop().clone());
-        assert!(
-            !queue.renew(key, Waker::noop()),
-            "the slot is another's now"
-        );
-        assert!(queue.renew(other, Waker::noop()));
+        assert!(queue.waker(key).is_none(), "the slot is another's now");
+        assert!(queue.waker(other).is_some());
     }
 
     #[test]

@@ -14,7 +14,7 @@ use crate::endpoint::datagram::shared::Socket;
 use crate::endpoint::datagram::transport::DatagramTransport;
 use crate::endpoint::flow::Change;
 use crate::endpoint::handle::Cell;
-use crate::endpoint::lifetime::{remember, rounds, Phase, Round};
+use crate::endpoint::lifetime::{rounds, Living, Phase, Round};
 use crate::net::Backoff;
 use crate::sys::caps::Family;
 use crate::sys::{Datagram, DatagramOps};
@@ -103,7 +103,9 @@ impl<P: DatagramProtocol> DatagramDriver<P> {
         if !self.made {
             self.made = true;
             self.call(|protocol, transport| protocol.connection_made(transport));
-            self.transport.shared.lock().life.set_made();
+            let mut state = self.transport.shared.lock();
+            let (state, later) = state.parts();
+            state.life.set_made(later);
         }
         if self.wants_attention() {
             self.call(|protocol, transport| {
@@ -147,44 +149,47 @@ impl<P: DatagramProtocol> DatagramDriver<P> {
         let Some(socket) = &self.socket else {
             return Poll::Pending;
         };
-        let mut state = shared.lock();
-        if state.life.phase == Phase::Aborted {
-            return Poll::Pending;
-        }
         let mut changed = Poll::Pending;
         let mut failures = 0;
-        while !state.queue.is_empty() {
-            let result = if shared.writable_is_exact {
-                match socket
-                    .inner()
-                    .poll_send_batch(&mut Waiter::polled(cx), &mut state.queue)
-                {
-                    Poll::Ready(result) => result,
+        loop {
+            // Waits where no lock is held.
+            let ready = match shared.writable_is_exact {
+                true => match socket.inner().poll_writable(&mut Waiter::polled(cx)) {
+                    Poll::Ready(ready) => ready,
                     Poll::Pending => break,
-                }
-            } else {
-                match socket.inner().try_send_batch(&mut state.queue) {
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                        match self.backoff.poll(cx) {
-                            Poll::Ready(()) => continue,
-                            Poll::Pending => break,
-                        }
-                    }
-                    result => result,
-                }
+                },
+                false => Ok(()),
             };
-            changed = Poll::Ready(());
-            match result {
+            let mut state = shared.lock();
+            if state.life.phase == Phase::Aborted {
+                return Poll::Pending;
+            }
+            if state.queue.is_empty() {
+                break;
+            }
+            match ready.and_then(|()| socket.inner().try_send_batch(&mut state.queue)) {
                 Ok(_) => {
                     failures = 0;
                     self.backoff.reset();
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    drop(state);
+                    if !shared.writable_is_exact && self.backoff.poll(cx).is_pending() {
+                        break;
+                    }
+                    continue;
                 }
                 Err(error) => {
                     failures += 1;
                     shared.fail_front(&mut state, error, failures);
                 }
             }
+            changed = Poll::Ready(());
+            if state.queue.is_empty() {
+                break;
+            }
         }
+        let mut state = shared.lock();
         if changed.is_ready() {
             shared.settle(&mut state);
         }
@@ -336,8 +341,13 @@ impl<P: DatagramProtocol> Future for DatagramDriver<P> {
         if self.phase == Phase::Lost {
             return Poll::Ready(());
         }
-        if remember(&mut self.waker, cx) {
-            self.transport.shared.lock().life.driver = Some(cx.waker().clone());
+        let this = &mut *self;
+        let signals = &this.transport.shared.signals;
+        signals.remember(&mut this.waker, cx);
+        if this.cell.is_inside() {
+            // Polled inside of the protocol, which calls again when that is over.
+            signals.call_attention();
+            return Poll::Pending;
         }
         rounds(Datagram::ROUNDS, cx, |cx| self.round(cx))
     }

@@ -2,13 +2,14 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll};
+use std::sync::{Arc, Mutex};
+use std::task::Waker;
 
 use crate::address::Address;
 use crate::batch::{SendBatch, SendMeta};
 use crate::endpoint::flow::{Flow, DATAGRAM_OVERHEAD};
-use crate::endpoint::lifetime::{wake, Ending, Life, Phase, Signals};
+use crate::endpoint::lifetime::{ending, Life, Living, Phase};
+use crate::endpoint::locked::{self, Signals};
 use crate::error::{closed, context, copy, invalid};
 use crate::net::UdpSocket;
 #[cfg(unix)]
@@ -38,6 +39,8 @@ pub(super) struct Shared {
     pub(super) signals: Signals,
     state: Mutex<State>,
 }
+
+pub(super) type Locked<'a> = locked::Locked<'a, State>;
 
 /// A socket in the form that its methods are written for.
 #[derive(Clone)]
@@ -103,20 +106,12 @@ impl Shared {
         })
     }
 
-    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Has the driver look at the state, now or after the callback that is running.
-    pub(super) fn call_driver(&self, state: &State) {
-        self.signals.call_driver(&state.life);
-    }
-
     /// `close` or `abort`.
     pub(super) fn end(&self, phase: Phase) {
         let mut state = self.lock();
-        if state.life.end(phase) {
-            self.call_driver(&state);
+        let (state, later) = state.parts();
+        if state.life.end(phase, later) {
+            later.call_driver();
         }
     }
 
@@ -137,7 +132,7 @@ impl Shared {
     }
 
     /// Sends what goes without waiting.
-    fn send_queued(&self, state: &mut State) {
+    fn send_queued(&self, state: &mut Locked<'_>) {
         let Some(socket) = state.socket.clone() else {
             return;
         };
@@ -159,21 +154,22 @@ impl Shared {
     }
 
     /// Brings the accounting up to date after the queue has shrunk.
-    pub(super) fn settle(&self, state: &mut State) {
+    pub(super) fn settle(&self, state: &mut Locked<'_>) {
         let size = state.queue.size() + state.queue.len() * DATAGRAM_OVERHEAD;
         let sent = state.flow.size() - size;
         state.flow.remove(sent);
         state.flow.check_pause();
         if sent > 0 && state.flow.check_resume() {
-            wake(&mut state.life.waiters);
+            let (state, later) = state.parts();
+            later.wake(&mut state.life.waiters);
         }
         if state.flow.has_change() {
-            self.call_driver(state);
+            state.call_driver();
         }
     }
 
     /// The system refused the datagram at the front: it is dropped and reported.
-    pub(super) fn fail_front(&self, state: &mut State, error: io::Error, failures: usize) {
+    pub(super) fn fail_front(&self, state: &mut Locked<'_>, error: io::Error, failures: usize) {
         // On a connected IP socket this is what became of an earlier datagram; the one at the
         // front was not even tried.
         let error = match self.is_about_earlier(&error) && failures <= 1 {
@@ -190,18 +186,19 @@ impl Shared {
     }
 
     /// Keeps an error for the protocol.
-    pub(super) fn report(&self, state: &mut State, error: io::Error) {
+    pub(super) fn report(&self, state: &mut Locked<'_>, error: io::Error) {
         if state.errors.len() < ERRORS {
             state.errors.push_back(error);
         } else {
             state.dropped += 1;
         }
-        self.call_driver(state);
+        state.call_driver();
     }
 
     /// The end: the socket is closed unless the user holds it, and whoever waits is told.
     pub(super) fn lose(&self, outcome: io::Result<()>) {
-        let (socket, mut waiters) = {
+        self.signals.forget_driver();
+        let (socket, wakers) = {
             let mut state = self.lock();
             if state.life.phase == Phase::Lost {
                 return;
@@ -217,10 +214,10 @@ impl Shared {
             state.local = socket
                 .as_ref()
                 .and_then(|socket| socket.inner().local_addr().ok());
-            (socket, state.life.lose(outcome))
+            (socket, state.life.lose(outcome.map_err(Arc::new)))
         };
         drop(socket);
-        wake(&mut waiters);
+        wakers.into_iter().for_each(Waker::wake);
     }
 
     pub(super) fn socket(&self) -> Option<Socket> {
@@ -253,13 +250,13 @@ impl Shared {
             }
         } else {
             state.flow.check_pause();
-            self.call_driver(&state);
+            state.call_driver();
         }
         Ok(())
     }
 
     /// Tries to send without queueing; false if it would block.
-    fn send_now(&self, state: &mut State, data: &[u8], to: Option<&Address>) -> bool {
+    fn send_now(&self, state: &mut Locked<'_>, data: &[u8], to: Option<&Address>) -> bool {
         let Some(socket) = &state.socket else {
             return true;
         };
@@ -305,9 +302,16 @@ impl Shared {
     }
 }
 
-impl Ending for Shared {
-    fn poll_closed(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let life = &mut self.lock().life;
-        life.poll(cx, life.closed())
+impl Living for Shared {
+    type State = State;
+
+    fn lock(&self) -> Locked<'_> {
+        Locked::new(&self.state, &self.signals)
+    }
+
+    fn life(state: &mut State) -> &mut Life {
+        &mut state.life
     }
 }
+
+ending!(Shared);

@@ -1,19 +1,19 @@
 //! The transport of a datagram endpoint: what the user holds.
 
 use std::fmt;
-use std::future::poll_fn;
 use std::io;
 use std::sync::Arc;
 
 use crate::address::Address;
-use crate::endpoint::datagram::shared::{Shared, Socket, State};
-use crate::endpoint::lifetime::{Close, Ending, Phase};
+use crate::endpoint::datagram::shared::{Shared, Socket};
+use crate::endpoint::lifetime::{to_io, Close, Ending, Living, Phase};
 use crate::endpoint::transport::transport_methods;
 use crate::error::closed;
 use crate::net::UdpSocket;
 #[cfg(unix)]
 use crate::net::UnixDatagram;
 use crate::sys::DatagramOps;
+use crate::wake::wait;
 
 /// Sends datagrams, and closes the endpoint. Cheap to clone; any task, any thread.
 ///
@@ -79,7 +79,7 @@ impl DatagramTransport {
     /// # Cancel safety
     /// Nothing is lost.
     pub async fn closed(&self) -> io::Result<()> {
-        poll_fn(|cx| self.shared.poll_closed(cx)).await
+        wait(&*self.shared, (), |waiter| self.shared.poll_closed(waiter)).await
     }
 
     /// The address the endpoint is bound to: asked for while it is open, since the first send may

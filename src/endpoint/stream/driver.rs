@@ -10,7 +10,7 @@ use std::task::{Context, Poll, Waker};
 
 use crate::endpoint::flow::Change;
 use crate::endpoint::handle::Cell;
-use crate::endpoint::lifetime::{remember, rounds, Phase, Round};
+use crate::endpoint::lifetime::{rounds, Living, Phase, Round};
 use crate::endpoint::stream::protocol::StreamProtocol;
 #[cfg(feature = "tls")]
 use crate::endpoint::stream::secure_driver::Part;
@@ -19,12 +19,15 @@ use crate::endpoint::stream::source::Source;
 use crate::endpoint::stream::tls::Security;
 use crate::endpoint::stream::transport::Transport;
 use crate::error::copy;
+use crate::wake::Waiter;
 
 /// Reads in one go before other tasks have their turn.
 const ROUNDS: usize = 8;
 
 /// A protocol of any type and kind, as the driver calls it.
 pub(super) trait Connected {
+    /// Whether this thread is inside of it.
+    fn is_inside(&self) -> bool;
     fn made(&self, transport: &Transport);
     fn eof(&self, transport: &Transport) -> io::Result<bool>;
     fn change(&self, transport: &Transport, change: Change);
@@ -32,7 +35,7 @@ pub(super) trait Connected {
     /// Receives and delivers once; 0 is the end.
     fn poll_receive(
         &self,
-        cx: &mut Context<'_>,
+        waiter: &mut Waiter<'_>,
         source: &Source<'_>,
         transport: &Transport,
     ) -> Poll<io::Result<usize>>;
@@ -61,6 +64,10 @@ impl<P: StreamProtocol<K>, K> Kinded<P, K> {
 }
 
 impl<P: StreamProtocol<K>, K> Connected for Kinded<P, K> {
+    fn is_inside(&self) -> bool {
+        self.cell.is_inside()
+    }
+
     fn made(&self, transport: &Transport) {
         self.call(transport, |protocol| protocol.made(transport));
     }
@@ -83,11 +90,11 @@ impl<P: StreamProtocol<K>, K> Connected for Kinded<P, K> {
 
     fn poll_receive(
         &self,
-        cx: &mut Context<'_>,
+        waiter: &mut Waiter<'_>,
         source: &Source<'_>,
         transport: &Transport,
     ) -> Poll<io::Result<usize>> {
-        P::poll_receive(&self.cell, cx, source, transport)
+        P::poll_receive(&self.cell, waiter, source, transport)
     }
 }
 
@@ -155,26 +162,35 @@ impl<P: StreamProtocol<K>, K> ConnectionDriver<P, K> {
     /// Calls the protocol.
     fn call<R>(&mut self, callback: impl FnOnce(&dyn Connected, &Transport) -> R) -> R {
         self.calling = true;
-        let protocol: &dyn Connected = match &self.successor {
-            Some(successor) => &**successor,
-            None => &self.protocol,
-        };
-        let result = callback(protocol, &self.transport);
+        let result = callback(self.protocol(), &self.transport);
         self.calling = false;
         result
+    }
+
+    /// The one that is called now.
+    fn protocol(&self) -> &dyn Connected {
+        match &self.successor {
+            Some(successor) => &**successor,
+            None => &self.protocol,
+        }
     }
 
     fn round(&mut self, cx: &mut Context<'_>) -> Round {
         if !self.made && !self.is_handshaking() {
             self.made = true;
             self.call(|protocol, transport| protocol.made(transport));
-            self.transport.shared.lock().life.set_made();
+            let mut state = self.transport.shared.lock();
+            let (state, later) = state.parts();
+            state.life.set_made(later);
         }
         if self.wants_attention() {
             self.attend();
         }
         let sending = match (self.queued, &self.socket) {
-            (true, Some(socket)) => self.transport.shared.poll_flush(cx, socket),
+            (true, Some(socket)) => {
+                let waiter = &mut Waiter::polled(cx);
+                self.transport.shared.poll_flush(waiter, socket)
+            }
             _ => Poll::Pending,
         };
         if sending.is_ready() || self.wants_attention() {
@@ -249,7 +265,7 @@ impl<P: StreamProtocol<K>, K> ConnectionDriver<P, K> {
                 #[cfg(feature = "tls")]
                 secure: is_secure.then_some(&*transport.shared),
             };
-            protocol.poll_receive(cx, &source, transport)
+            protocol.poll_receive(&mut Waiter::polled(cx), &source, transport)
         });
         self.socket = Some(socket);
         let result = match received {
@@ -317,8 +333,13 @@ impl<P: StreamProtocol<K>, K> Future for ConnectionDriver<P, K> {
         if self.phase == Phase::Lost {
             return Poll::Ready(());
         }
-        if remember(&mut self.waker, cx) {
-            self.transport.shared.lock().life.driver = Some(cx.waker().clone());
+        let this = &mut *self;
+        let signals = &this.transport.shared.signals;
+        signals.remember(&mut this.waker, cx);
+        if this.protocol().is_inside() {
+            // Polled inside of the protocol, which calls again when that is over.
+            signals.call_attention();
+            return Poll::Pending;
         }
         rounds(ROUNDS, cx, |cx| self.round(cx))
     }

@@ -191,13 +191,14 @@ pub enum Buffered {}
 /// What the driver calls.
 pub(super) mod callbacks {
     use std::io;
-    use std::task::{ready, Context, Poll};
+    use std::task::{ready, Poll};
 
     use super::{Buffered, BufferedProtocol, Plain, Protocol};
     use crate::endpoint::handle::Cell;
     use crate::endpoint::stream::source::Source;
     use crate::endpoint::stream::transport::Transport;
     use crate::error::invalid;
+    use crate::wake::Waiter;
 
     /// One way to be a protocol.
     #[allow(private_interfaces)] // Nobody outside can name this trait.
@@ -211,7 +212,7 @@ pub(super) mod callbacks {
         /// Receives and delivers once; 0 is the end.
         fn poll_receive(
             cell: &Cell<Self>,
-            cx: &mut Context<'_>,
+            waiter: &mut Waiter<'_>,
             source: &Source<'_>,
             transport: &Transport,
         ) -> Poll<io::Result<usize>>;
@@ -247,13 +248,13 @@ pub(super) mod callbacks {
 
         fn poll_receive(
             cell: &Cell<P>,
-            cx: &mut Context<'_>,
+            waiter: &mut Waiter<'_>,
             source: &Source<'_>,
             transport: &Transport,
         ) -> Poll<io::Result<usize>> {
             // Before a buffer is borrowed: most polls end here.
-            ready!(source.poll_readable(cx))?;
-            source.poll_deliver(cx, |data| {
+            ready!(source.poll_readable(waiter))?;
+            source.poll_deliver(waiter, |data| {
                 transport.corked(|| match cell.enter().protocol() {
                     Some(protocol) => protocol.data_received(transport, data),
                     None => Ok(()),
@@ -268,12 +269,12 @@ pub(super) mod callbacks {
 
         fn poll_receive(
             cell: &Cell<P>,
-            cx: &mut Context<'_>,
+            waiter: &mut Waiter<'_>,
             source: &Source<'_>,
             transport: &Transport,
         ) -> Poll<io::Result<usize>> {
             // Before the buffer is asked for.
-            ready!(source.poll_readable(cx))?;
+            ready!(source.poll_readable(waiter))?;
             let mut inside = cell.enter();
             let Some(protocol) = inside.protocol() else {
                 return Poll::Pending;
@@ -282,7 +283,7 @@ pub(super) mod callbacks {
             if buf.is_empty() {
                 return Poll::Ready(Err(invalid("get_buffer gave an empty buffer")));
             }
-            let len = ready!(source.poll_read(cx, buf))?;
+            let len = ready!(source.poll_read(waiter, buf))?;
             if len > 0 {
                 transport.corked(|| protocol.buffer_updated(transport, len))?;
             }

@@ -2,13 +2,15 @@
 //! queue, and what is received is decrypted on its way out of the socket.
 
 use std::io::{self, IoSlice, IoSliceMut};
-use std::task::{ready, Context, Poll};
+use std::task::{ready, Poll};
 use std::time::Duration;
 
-use crate::endpoint::lifetime::{wake, Phase};
+use crate::endpoint::lifetime::{Living, Phase};
 use crate::endpoint::stream::handshake::{Handshake, Secure, Stage};
 use crate::endpoint::stream::lent;
-use crate::endpoint::stream::shared::{Shared, State, CORKED_CIPHERTEXT, DIRECT};
+use crate::endpoint::stream::shared::{
+    is_not_now, Locked, Shared, State, CORKED_CIPHERTEXT, DIRECT,
+};
 use crate::sys::{Stream, StreamOps};
 use crate::tls::session::Session;
 use crate::tls::TlsInfo;
@@ -17,7 +19,7 @@ use crate::wake::Waiter;
 impl Shared {
     /// Encrypts into the queue, and sends where that is due; what is written during a handshake
     /// waits for its end.
-    pub(super) fn write_secure(&self, state: &mut State, bufs: &[IoSlice<'_>]) {
+    pub(super) fn write_secure(&self, state: &mut Locked<'_>, bufs: &[IoSlice<'_>]) {
         let Some(mut secure) = state.tls.take() else {
             return;
         };
@@ -50,12 +52,18 @@ impl Shared {
     }
 
     /// Sends in between if it is much.
-    fn encrypt(&self, state: &mut State, session: &mut Session, plain: &[u8]) -> io::Result<()> {
+    fn encrypt(
+        &self,
+        state: &mut Locked<'_>,
+        session: &mut Session,
+        plain: &[u8],
+    ) -> io::Result<()> {
         let mut rest = plain;
         while !rest.is_empty() && state.life.phase == Phase::Open {
             let before = state.queue.len();
             let len = session.encrypt(rest, &mut state.queue)?;
-            state.flow.add(state.queue.len() - before);
+            let added = state.queue.len() - before;
+            state.flow.add(added);
             rest = &rest[len..];
             if state.queue.len() >= CORKED_CIPHERTEXT && !state.blocked {
                 self.flush(state);
@@ -74,7 +82,7 @@ impl Shared {
             handshake.carry(session);
         }
         state.speak_tls(Secure::handshaking(Some(Box::new(handshake))));
-        self.call_driver(&state);
+        state.call_driver();
         Ok(())
     }
 
@@ -94,12 +102,13 @@ impl Shared {
         }
         state.tls = Some(Box::new(secure));
         self.settle(&mut state);
-        wake(&mut state.life.waiters);
-        self.call_driver(&state);
+        let (parts, later) = state.parts();
+        later.wake(&mut parts.life.waiters);
+        later.call_driver();
     }
 
     /// Tells the peer that nothing more is written.
-    pub(super) fn say_goodbye(&self, state: &mut State) {
+    pub(super) fn say_goodbye(&self, state: &mut Locked<'_>) {
         let Some(mut secure) = state.tls.take() else {
             return;
         };
@@ -129,15 +138,15 @@ impl Shared {
         };
         let last = std::mem::replace(session, carrier);
         secure.ended.get_or_insert_with(|| Box::new(last.info()));
+        state.discard(last);
         self.say_goodbye(&mut state);
         true
     }
 
     /// Nothing more can be said, in no layer.
     pub(super) fn forget_carriers(&self) {
-        if let Some(session) = self.lock().session() {
-            session.take_carrier();
-        }
+        let carrier = self.lock().session().and_then(Session::take_carrier);
+        drop(carrier);
     }
 
     /// Whether there is something to deliver before anything is received.
@@ -157,16 +166,32 @@ impl Shared {
     /// Receives and decrypts; 0 is the peer's close_notify.
     pub(super) fn poll_decrypt(
         &self,
-        cx: &mut Context<'_>,
+        waiter: &mut Waiter<'_>,
         stream: &Stream,
         buf: &mut [u8],
     ) -> Poll<io::Result<usize>> {
+        let mut waits = !self.has_input();
+        loop {
+            // Where no lock is held.
+            if waits {
+                ready!(stream.poll_readable(waiter))?;
+            }
+            if let Poll::Ready(result) = self.decrypt(stream, buf) {
+                return Poll::Ready(result);
+            }
+            waits = true;
+        }
+    }
+
+    /// Decrypts what is there; pending if that is not enough.
+    fn decrypt(&self, stream: &Stream, buf: &mut [u8]) -> Poll<io::Result<usize>> {
         let mut state = self.lock();
         let Some(session) = state.session() else {
             return Poll::Pending;
         };
-        let mut read = |into: &mut [u8]| {
-            stream.poll_read(&mut Waiter::polled(cx), &mut [IoSliceMut::new(into)])
+        let mut read = |into: &mut [u8]| match stream.read_ready(&mut [IoSliceMut::new(into)]) {
+            Err(error) if is_not_now(&error) => Poll::Pending,
+            result => Poll::Ready(result),
         };
         let result = session.poll_read(buf, &mut read);
         // Answers and alerts, the last of which go out now or never.
@@ -175,7 +200,7 @@ impl Shared {
             state.queue.push(&out);
             self.flush(&mut state);
             if state.has_work() {
-                self.call_driver(&state);
+                state.call_driver();
             }
         }
         result
@@ -184,13 +209,13 @@ impl Shared {
     /// Receives what nobody wants any more; 0 is the peer's close_notify.
     pub(super) fn poll_discard(
         &self,
-        cx: &mut Context<'_>,
+        waiter: &mut Waiter<'_>,
         stream: &Stream,
     ) -> Poll<io::Result<usize>> {
         if !self.has_input() {
-            ready!(stream.poll_readable(&mut Waiter::polled(cx)))?;
+            ready!(stream.poll_readable(waiter))?;
         }
-        lent::with(|buf| self.poll_decrypt(cx, stream, buf))
+        lent::with(|buf| self.poll_decrypt(waiter, stream, buf))
     }
 }
 
@@ -263,12 +288,12 @@ impl State {
         self.tls.as_deref().and_then(Secure::info)
     }
 
-    /// The end: only what was agreed on is kept, if somebody may ask.
-    pub(super) fn end_tls(&mut self, somebody: bool) {
-        if let Some(secure) = &mut self.tls {
-            let info = somebody.then(|| secure.info()).flatten();
-            secure.stage = Stage::Over(info);
-        }
+    /// The end: only what was agreed on is kept, if somebody may ask. The rest is to be dropped
+    /// where no lock is held.
+    pub(super) fn end_tls(&mut self, somebody: bool) -> Option<Stage> {
+        let secure = self.tls.as_mut()?;
+        let info = somebody.then(|| secure.info()).flatten();
+        Some(std::mem::replace(&mut secure.stage, Stage::Over(info)))
     }
 }
 

@@ -5,13 +5,14 @@ use std::io;
 use std::pin::Pin;
 use std::task::{ready, Context, Poll};
 
-use crate::endpoint::lifetime::Phase;
+use crate::endpoint::lifetime::{Living, Phase};
 use crate::endpoint::stream::driver::ConnectionDriver;
 use crate::endpoint::stream::handshake::{Handshake, Secure};
 use crate::endpoint::stream::protocol::StreamProtocol;
 use crate::endpoint::stream::shared::Shared;
 use crate::endpoint::stream::tls::Security;
 use crate::time::{sleep, Sleep};
+use crate::wake::Waiter;
 
 /// How far the driver is.
 pub(super) enum Part {
@@ -35,7 +36,7 @@ impl Part {
                 state.speak_tls(secure);
                 state.queue.push(&out);
                 shared.settle(&mut state);
-                shared.call_driver(&state);
+                state.call_driver();
                 Part::Up
             }
         }
@@ -103,7 +104,7 @@ impl<P: StreamProtocol<K>, K> ConnectionDriver<P, K> {
             return Poll::Ready(());
         }
         if !self.ended {
-            match shared.poll_discard(cx, socket.inner()) {
+            match shared.poll_discard(&mut Waiter::polled(cx), socket.inner()) {
                 Poll::Ready(Ok(1..)) => return Poll::Ready(()),
                 // Having said that it was the end, we need not know whether the peer has said so.
                 Poll::Ready(Ok(0)) => self.ended = true,

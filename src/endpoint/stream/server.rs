@@ -12,7 +12,6 @@ use std::time::Duration;
 use slab::Slab;
 
 use crate::address::Address;
-use crate::endpoint::lifetime::wake;
 use crate::endpoint::stream::driver::ConnectionDriver;
 use crate::endpoint::stream::establish;
 use crate::endpoint::stream::protocol::StreamProtocol;
@@ -25,7 +24,7 @@ use crate::net::TcpListener;
 use crate::net::UnixListener;
 use crate::sys::{Listener, ListenerOps, Stream};
 use crate::time::{sleep, Sleep};
-use crate::wake::{Waiter, Waiters};
+use crate::wake::{wait, Ticket, Waitable, Waiter, Waiters};
 
 /// Connections accepted in one go before other tasks have their turn.
 const ROUND: usize = 64;
@@ -110,7 +109,7 @@ struct State {
     waiters: Waiters,
     serving_forever: bool,
     errors: u64,
-    last_error: Option<io::Error>,
+    last_error: Option<Arc<io::Error>>,
     /// What is left to be done when the server is closed.
     clean_up: Option<CleanUp>,
 }
@@ -123,24 +122,25 @@ impl ServerShared {
     }
 
     fn note(&self, error: io::Error) {
-        let mut state = self.lock();
-        state.errors += 1;
-        state.last_error = Some(error);
+        let before = {
+            let mut state = self.lock();
+            state.errors += 1;
+            state.last_error.replace(Arc::new(error))
+        };
+        drop(before);
     }
 
     fn close(&self) {
-        let (listeners, clean_up, driver, mut waiters) = {
+        let mut wakers = Vec::new();
+        let (listeners, clean_up) = {
             let mut state = self.lock();
             if state.phase == Phase::Closed {
                 return;
             }
             state.phase = Phase::Closed;
-            (
-                std::mem::take(&mut state.listeners),
-                state.clean_up.take(),
-                state.driver.take(),
-                std::mem::take(&mut state.waiters),
-            )
+            wakers.extend(state.driver.take());
+            state.waiters.take(&mut wakers);
+            (std::mem::take(&mut state.listeners), state.clean_up.take())
         };
         if let Some(clean_up) = clean_up {
             if let Err(error) = clean_up() {
@@ -148,30 +148,40 @@ impl ServerShared {
             }
         }
         drop(listeners);
-        if let Some(driver) = driver {
-            driver.wake();
-        }
-        wake(&mut waiters);
+        wakers.into_iter().for_each(Waker::wake);
     }
 
     /// The next connection of any of the listeners.
-    fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<(Stream, Address)>> {
-        let mut state = self.lock();
-        if state.phase != Phase::Serving {
-            return Poll::Pending;
-        }
-        let count = state.listeners.len();
+    fn poll_accept(&self, waiter: &mut Waiter<'_>) -> Poll<io::Result<(Stream, Address)>> {
+        let (first, count) = {
+            let state = self.lock();
+            if state.phase != Phase::Serving {
+                return Poll::Pending;
+            }
+            (state.turn, state.listeners.len())
+        };
         for i in 0..count {
-            let turn = (state.turn + i) % count;
-            let poll = state.listeners[turn]
-                .inner()
-                .poll_accept(&mut Waiter::polled(cx));
+            let turn = (first + i) % count;
+            // Polled where no lock is held.
+            let Some(listener) = self.lock().listeners.get(turn).cloned() else {
+                return Poll::Pending;
+            };
+            let poll = listener.inner().poll_accept(waiter);
             if poll.is_ready() {
-                state.turn = turn + 1;
+                self.lock().turn = turn + 1;
                 return poll;
             }
         }
         Poll::Pending
+    }
+}
+
+impl Waitable for ServerShared {
+    type Event = ();
+
+    fn forget(&self, _event: (), ticket: Pin<&Ticket>) {
+        let waker = self.lock().waiters.remove(ticket);
+        drop(waker);
     }
 }
 
@@ -190,16 +200,15 @@ impl Membership {
 
     /// The connection is over.
     pub(super) fn end(&self) {
-        let mut waiters = {
+        let mut wakers = Vec::new();
+        {
             let mut state = self.server.lock();
             state.clients.try_remove(self.key);
-            let is_over = state.phase == Phase::Closed && state.clients.is_empty();
-            match is_over {
-                true => std::mem::take(&mut state.waiters),
-                false => Waiters::new(),
+            if state.phase == Phase::Closed && state.clients.is_empty() {
+                state.waiters.take(&mut wakers);
             }
-        };
-        wake(&mut waiters);
+        }
+        wakers.into_iter().for_each(Waker::wake);
     }
 }
 
@@ -243,16 +252,15 @@ impl Server {
     }
 
     async fn wait(&self, done: impl Fn(&State) -> bool) {
-        poll_fn(|cx| {
+        wait(&*self.shared, (), |waiter| {
+            let waker = waiter.waker().clone();
+            // Dropped after the lock.
+            let _displaced;
             let mut state = self.shared.lock();
             if done(&state) {
                 return Poll::Ready(());
             }
-            drop(
-                state
-                    .waiters
-                    .register(&mut Waiter::polled(cx), cx.waker().clone()),
-            );
+            _displaced = state.waiters.register(waiter, waker);
             Poll::Pending
         })
         .await
@@ -286,12 +294,15 @@ impl Server {
                 return Err(error);
             }
         }
-        let mut state = self.shared.lock();
-        if state.phase == Phase::Closed {
-            return Err(closed("the server"));
-        }
-        state.phase = Phase::Serving;
-        if let Some(driver) = state.driver.take() {
+        let driver = {
+            let mut state = self.shared.lock();
+            if state.phase == Phase::Closed {
+                return Err(closed("the server"));
+            }
+            state.phase = Phase::Serving;
+            state.driver.take()
+        };
+        if let Some(driver) = driver {
             driver.wake();
         }
         Ok(())
@@ -351,7 +362,8 @@ impl Server {
 
     /// What happened last of that kind, and what hindered the removal of a socket file.
     pub fn last_accept_error(&self) -> Option<io::Error> {
-        self.shared.lock().last_error.as_ref().map(copy)
+        let error = self.shared.lock().last_error.clone();
+        error.as_deref().map(copy)
     }
 }
 
@@ -451,13 +463,15 @@ impl<F, S> ServerDriver<F, S> {
         S: FnMut(ConnectionDriver<P, K>),
     {
         let shared = self.server.shared.clone();
-        {
+        let waker = cx.waker().clone();
+        let before = {
             let mut state = shared.lock();
             match state.phase {
                 Phase::Closed => return Poll::Ready(()),
-                Phase::Bound | Phase::Serving => state.driver = Some(cx.waker().clone()),
+                Phase::Bound | Phase::Serving => state.driver.replace(waker),
             }
-        }
+        };
+        drop(before);
         for _ in 0..ROUND {
             if let Some(pause) = &mut self.pause {
                 match Pin::new(pause).poll(cx) {
@@ -465,7 +479,7 @@ impl<F, S> ServerDriver<F, S> {
                     Poll::Pending => return Poll::Pending,
                 }
             }
-            match shared.poll_accept(cx) {
+            match shared.poll_accept(&mut Waiter::polled(cx)) {
                 Poll::Ready(Ok((stream, peer))) => self.accept(stream, peer),
                 Poll::Ready(Err(error)) => {
                     let time = match Listener::is_exhaustion(&error) {

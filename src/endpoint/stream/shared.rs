@@ -1,12 +1,13 @@
 //! The state that transports and the driver of a connection share.
 
 use std::io::{self, IoSlice};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll};
+use std::sync::{Arc, Mutex};
+use std::task::{Poll, Waker};
 
 use crate::address::Address;
 use crate::endpoint::flow::Flow;
-use crate::endpoint::lifetime::{wake, Ending, Life, Phase, Signals};
+use crate::endpoint::lifetime::{ending, Life, Living, Phase};
+use crate::endpoint::locked::{self, Signals};
 use crate::endpoint::stream::driver::Connected;
 use crate::endpoint::stream::lent;
 use crate::endpoint::stream::queue::Queue;
@@ -40,6 +41,8 @@ pub(super) struct Shared {
     /// The server that has accepted it.
     membership: Option<Membership>,
 }
+
+pub(super) type Locked<'a> = locked::Locked<'a, State>;
 
 /// A socket in the form that its methods are written for.
 #[derive(Clone)]
@@ -143,14 +146,6 @@ impl Shared {
         }
     }
 
-    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(super) fn call_driver(&self, state: &State) {
-        self.signals.call_driver(&state.life);
-    }
-
     /// `close` or `abort`.
     pub(super) fn end(&self, phase: Phase) {
         let mut state = self.lock();
@@ -160,12 +155,13 @@ impl Shared {
             Phase::Closing if state.is_handshaking() => Phase::Aborted,
             phase => phase,
         };
-        if state.life.end(phase) {
+        let (parts, later) = state.parts();
+        if parts.life.end(phase, later) {
             #[cfg(feature = "tls")]
             if phase == Phase::Closing {
                 self.say_goodbye(&mut state);
             }
-            self.call_driver(&state);
+            state.call_driver();
         }
     }
 
@@ -225,11 +221,11 @@ impl Shared {
     }
 
     /// After the queue has grown.
-    fn written(&self, state: &mut State, corked: bool) {
+    fn written(&self, state: &mut Locked<'_>, corked: bool) {
         if !corked {
             state.flow.check_pause();
             if state.has_work() || state.flow.has_change() {
-                self.call_driver(state);
+                state.call_driver();
             }
         } else if state.is_much() || state.flow.is_over() {
             // Only what the system does not take now counts as too much.
@@ -242,7 +238,7 @@ impl Shared {
 
     /// Gives the system what it takes at once, and tells how much; `None` if that was the end of
     /// the connection.
-    pub(super) fn try_write(&self, state: &mut State, bufs: &[IoSlice<'_>]) -> Option<usize> {
+    pub(super) fn try_write(&self, state: &mut Locked<'_>, bufs: &[IoSlice<'_>]) -> Option<usize> {
         let Some(socket) = &state.socket else {
             state.blocked = true;
             return Some(0);
@@ -253,35 +249,33 @@ impl Shared {
                 state.blocked = sent < offered;
                 Some(sent)
             }
-            Err(error) => match error.kind() {
-                io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted => {
-                    state.blocked = true;
-                    Some(0)
-                }
-                #[cfg(feature = "tls")]
-                _ if state.is_goodbye(offered) => Some(offered),
-                _ => {
-                    self.fail(state, error);
-                    None
-                }
-            },
+            Err(error) if is_not_now(&error) => {
+                state.blocked = true;
+                Some(0)
+            }
+            #[cfg(feature = "tls")]
+            Err(_) if state.is_goodbye(offered) => Some(offered),
+            Err(error) => {
+                self.fail(state, error);
+                None
+            }
         }
     }
 
     /// Sends what was written while other things were done, and has the driver send the rest.
-    pub(super) fn flush_corked(&self, state: &mut State) {
+    pub(super) fn flush_corked(&self, state: &mut Locked<'_>) {
         if state.has_work() {
             if !state.blocked {
                 self.flush(state);
             }
             if state.has_work() {
-                self.call_driver(state);
+                state.call_driver();
             }
         }
     }
 
     /// Sends what goes without waiting, of what is queued.
-    pub(super) fn flush(&self, state: &mut State) {
+    pub(super) fn flush(&self, state: &mut Locked<'_>) {
         while !state.queue.is_empty() {
             let queue = std::mem::take(&mut state.queue);
             let (slices, count) = queue.slices();
@@ -300,31 +294,36 @@ impl Shared {
 
     /// Sends what is queued, and waits for room where there is none; ready if that changed
     /// anything.
-    pub(super) fn poll_flush(&self, cx: &mut Context<'_>, socket: &Socket) -> Poll<()> {
-        let mut state = self.lock();
-        if matches!(state.life.phase, Phase::Aborted | Phase::Lost) {
-            return Poll::Pending;
-        }
+    pub(super) fn poll_flush(&self, waiter: &mut Waiter<'_>, socket: &Socket) -> Poll<()> {
         let mut changed = Poll::Pending;
-        while !state.queue.is_empty() {
+        // Waits where no lock is held.
+        while let Poll::Ready(ready) = socket.inner().poll_writable(waiter) {
+            let mut state = self.lock();
+            if matches!(state.life.phase, Phase::Aborted | Phase::Lost) {
+                return Poll::Pending;
+            }
+            if state.queue.is_empty() {
+                break;
+            }
             let (slices, count) = state.queue.slices();
-            match socket
-                .inner()
-                .poll_write(&mut Waiter::polled(cx), &slices[..count])
-            {
-                Poll::Ready(Ok(sent)) => state.queue.consume(sent),
+            match ready.and_then(|()| socket.inner().try_write(&slices[..count])) {
+                Ok(sent) => state.queue.consume(sent),
+                Err(error) if is_not_now(&error) => continue,
                 #[cfg(feature = "tls")]
-                Poll::Ready(Err(_)) if state.is_goodbye(state.queue.len()) => {
+                Err(_) if state.is_goodbye(state.queue.len()) => {
                     state.queue.consume(usize::MAX);
                 }
-                Poll::Ready(Err(error)) => {
+                Err(error) => {
                     self.fail(&mut state, error);
                     return Poll::Ready(());
                 }
-                Poll::Pending => break,
             }
             changed = Poll::Ready(());
+            if state.queue.is_empty() {
+                break;
+            }
         }
+        let mut state = self.lock();
         state.blocked = !state.queue.is_empty();
         // The driver need not be woken: this is it.
         self.signals.set_corked(true);
@@ -335,18 +334,20 @@ impl Shared {
 
     /// Brings the accounting up to date after the queue has shrunk, and does what was to be done
     /// when it is empty.
-    pub(super) fn settle(&self, state: &mut State) {
+    pub(super) fn settle(&self, state: &mut Locked<'_>) {
         let held = state.held();
         let sent = state.flow.size().saturating_sub(held);
         state.flow.remove(sent);
         // What TLS has to say for itself.
-        state.flow.add(held.saturating_sub(state.flow.size()));
+        let added = held.saturating_sub(state.flow.size());
+        state.flow.add(added);
         state.flow.check_pause();
         if sent > 0 && state.flow.check_resume() {
-            wake(&mut state.life.waiters);
+            let (state, later) = state.parts();
+            later.wake(&mut state.life.waiters);
         }
         if state.flow.has_change() {
-            self.call_driver(state);
+            state.call_driver();
         }
         if state.queue.is_empty() {
             lent::strip(&mut state.queue);
@@ -367,7 +368,7 @@ impl Shared {
         }
     }
 
-    fn end_writing(&self, state: &mut State) {
+    fn end_writing(&self, state: &mut Locked<'_>) {
         state.writing = Writing::Ended;
         let result = match &state.socket {
             Some(socket) => socket.inner().shutdown(std::net::Shutdown::Write),
@@ -382,10 +383,13 @@ impl Shared {
     }
 
     /// An error ends the connection: what is queued is dropped.
-    pub(super) fn fail(&self, state: &mut State, error: io::Error) {
-        if state.life.end(Phase::Aborted) {
-            state.error = Some(error);
-            self.call_driver(state);
+    pub(super) fn fail(&self, state: &mut Locked<'_>, error: io::Error) {
+        let (parts, later) = state.parts();
+        if parts.life.end(Phase::Aborted, later) {
+            parts.error = Some(error);
+            later.call_driver();
+        } else {
+            state.discard(error);
         }
     }
 
@@ -410,7 +414,8 @@ impl Shared {
     /// The end: the socket is closed unless the user holds it, and whoever waits is told. Somebody
     /// who may ask for the addresses later: they are kept.
     pub(super) fn lose(&self, outcome: io::Result<()>, somebody: bool) {
-        let (socket, mut waiters, successor) = {
+        self.signals.forget_driver();
+        let (socket, successor, wakers) = {
             let mut state = self.lock();
             if state.life.phase == Phase::Lost {
                 return;
@@ -421,22 +426,33 @@ impl Shared {
             state.dropped += state.held() as u64;
             state.queue = Queue::new();
             #[cfg(feature = "tls")]
-            state.end_tls(somebody);
+            if let Some(stage) = state.end_tls(somebody) {
+                state.discard(stage);
+            }
             self.settle(&mut state);
             let socket = state.socket.take();
             if let (true, Some(socket)) = (somebody, &socket) {
                 let names = [socket.local_addr().ok(), socket.peer_addr().ok()];
                 state.names = Some(Box::new(names));
             }
-            let waiters = state.life.lose(outcome);
-            (socket, waiters, state.successor.take())
+            let wakers = state.life.lose(outcome.map_err(Arc::new));
+            (socket, state.successor.take(), wakers)
         };
-        drop((socket, successor));
-        wake(&mut waiters);
+        drop(socket);
+        wakers.into_iter().for_each(Waker::wake);
+        drop(successor);
         if let Some(membership) = &self.membership {
             membership.end();
         }
     }
+}
+
+/// The system takes nothing at the moment.
+pub(super) fn is_not_now(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
+    )
 }
 
 impl State {
@@ -465,9 +481,16 @@ impl State {
     }
 }
 
-impl Ending for Shared {
-    fn poll_closed(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let life = &mut self.lock().life;
-        life.poll(cx, life.closed())
+impl Living for Shared {
+    type State = State;
+
+    fn lock(&self) -> Locked<'_> {
+        Locked::new(&self.state, &self.signals)
+    }
+
+    fn life(state: &mut State) -> &mut Life {
+        &mut state.life
     }
 }
+
+ending!(Shared);

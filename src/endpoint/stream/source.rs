@@ -1,7 +1,7 @@
 //! Where a connection's driver receives from: its socket, and TLS if it speaks that.
 
 use std::io::{self, IoSliceMut};
-use std::task::{ready, Context, Poll};
+use std::task::{ready, Poll};
 
 use crate::endpoint::stream::lent;
 #[cfg(feature = "tls")]
@@ -18,12 +18,12 @@ pub(crate) struct Source<'a> {
 
 impl Source<'_> {
     /// Ready if it is worth to read.
-    pub(super) fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    pub(super) fn poll_readable(&self, waiter: &mut Waiter<'_>) -> Poll<io::Result<()>> {
         #[cfg(feature = "tls")]
         if self.secure.is_some_and(Shared::has_input) {
             return Poll::Ready(Ok(()));
         }
-        self.stream.poll_readable(&mut Waiter::polled(cx))
+        self.stream.poll_readable(waiter)
     }
 
     /// How many bytes wait to be delivered, where that is known.
@@ -37,31 +37,28 @@ impl Source<'_> {
     /// Gives bytes for the protocol; 0 is the end.
     pub(super) fn poll_read(
         &self,
-        cx: &mut Context<'_>,
+        waiter: &mut Waiter<'_>,
         buf: &mut [u8],
     ) -> Poll<io::Result<usize>> {
         #[cfg(feature = "tls")]
         if let Some(secure) = self.secure {
-            return secure.poll_decrypt(cx, self.stream, buf);
+            return secure.poll_decrypt(waiter, self.stream, buf);
         }
-        self.stream
-            .poll_read(&mut Waiter::polled(cx), &mut [IoSliceMut::new(buf)])
+        self.stream.poll_read(waiter, &mut [IoSliceMut::new(buf)])
     }
 
     /// Has `deliver` called with bytes for the protocol; 0 is the end. Where the system brings
     /// memory of its own it is lent as it is, otherwise the thread's buffer.
     pub(super) fn poll_deliver(
         &self,
-        cx: &mut Context<'_>,
+        waiter: &mut Waiter<'_>,
         deliver: impl FnOnce(&[u8]) -> io::Result<()>,
     ) -> Poll<io::Result<usize>> {
         #[cfg(feature = "tls")]
         let is_plain = self.secure.is_none();
         #[cfg(not(feature = "tls"))]
         let is_plain = true;
-        let taken = is_plain
-            .then(|| self.stream.poll_take(&mut Waiter::polled(cx)))
-            .flatten();
+        let taken = is_plain.then(|| self.stream.poll_take(waiter)).flatten();
         if let Some(taken) = taken {
             let data = ready!(taken)?;
             let len = data.len();
@@ -70,7 +67,7 @@ impl Source<'_> {
             return Poll::Ready(result.map(|()| len));
         }
         lent::with(|buf| {
-            let len = ready!(self.poll_read(cx, buf))?;
+            let len = ready!(self.poll_read(waiter, buf))?;
             if len > 0 {
                 deliver(&buf[..len])?;
             }

@@ -5,15 +5,17 @@ use std::future::Future;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{ready, Context, Poll};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
+use pin_project_lite::pin_project;
 use rustls::{ClientConfig, ServerConfig};
 
-use crate::endpoint::lifetime::Phase;
+use crate::endpoint::lifetime::{to_io, Living, Phase};
 use crate::endpoint::stream::handshake::Handshake;
 use crate::endpoint::stream::tls::{ClientTls, ServerTls};
 use crate::endpoint::stream::transport::Transport;
+use crate::wake::{Ticket, Waiter};
 
 /// What [`Transport::start_tls`] is to do: which side this is, and with what configuration.
 ///
@@ -190,51 +192,60 @@ impl Transport {
             transport: self.clone(),
             waiting: started.is_ok(),
             refusal: started.err(),
+            ticket: Ticket::default(),
         }
     }
 }
 
-/// The future of [`Transport::start_tls`].
-#[must_use = "dropping it aborts the connection"]
-pub struct StartTls {
-    transport: Transport,
-    waiting: bool,
-    refusal: Option<io::Error>,
+pin_project! {
+    /// The future of [`Transport::start_tls`].
+    #[must_use = "dropping it aborts the connection"]
+    pub struct StartTls {
+        transport: Transport,
+        waiting: bool,
+        refusal: Option<io::Error>,
+        #[pin]
+        ticket: Ticket,
+    }
+
+    impl PinnedDrop for StartTls {
+        fn drop(this: Pin<&mut Self>) {
+            let this = this.project();
+            let shared = &this.transport.shared;
+            shared.forget_waiter(this.ticket.as_ref());
+            if *this.waiting && shared.lock().is_handshaking() {
+                shared.end(Phase::Aborted);
+            }
+        }
+    }
 }
 
 impl Future for StartTls {
     type Output = io::Result<()>;
 
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if let Some(refusal) = self.refusal.take() {
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.project();
+        if let Some(refusal) = this.refusal.take() {
             return Poll::Ready(Err(refusal));
         }
-        let result = {
-            let mut state = self.transport.shared.lock();
-            let result = match state.life.phase {
+        let mut waiter = Waiter::with_ticket(cx, this.ticket);
+        let poll = this
+            .transport
+            .shared
+            .poll_until(&mut waiter, |state| match state.life.phase {
                 Phase::Lost if state.tls_info().is_none() => {
                     Some(state.life.closed().unwrap_or(Ok(())).and_then(|()| {
-                        Err(io::Error::new(
+                        Err(Arc::new(io::Error::new(
                             io::ErrorKind::ConnectionAborted,
                             "the connection was closed in the TLS handshake",
-                        ))
+                        )))
                     }))
                 }
                 _ if state.is_handshaking() => None,
                 _ => Some(Ok(())),
-            };
-            ready!(state.life.poll(cx, result))
-        };
-        self.waiting = false;
-        Poll::Ready(result)
-    }
-}
-
-impl Drop for StartTls {
-    fn drop(&mut self) {
-        if self.waiting && self.transport.shared.lock().is_handshaking() {
-            self.transport.abort();
-        }
+            });
+        *this.waiting = poll.is_pending();
+        poll.map(to_io)
     }
 }
 

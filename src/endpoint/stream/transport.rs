@@ -1,21 +1,21 @@
 //! The transport of a connection: what the user holds.
 
 use std::fmt;
-use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::sync::Arc;
 
 use crate::address::Address;
 use crate::endpoint::handle::{Cell, ProtocolHandle};
-use crate::endpoint::lifetime::{Close, Ending, Phase};
-use crate::endpoint::stream::driver::Kinded;
+use crate::endpoint::lifetime::{to_io, Close, Ending, Living, Phase};
+use crate::endpoint::stream::driver::{Connected, Kinded};
 use crate::endpoint::stream::protocol::StreamProtocol;
-use crate::endpoint::stream::shared::{Shared, Socket, State};
+use crate::endpoint::stream::shared::{Shared, Socket};
 use crate::endpoint::transport::transport_methods;
 use crate::error::closed;
 use crate::net::TcpStream;
 #[cfg(unix)]
 use crate::net::UnixStream;
+use crate::wake::wait;
 
 /// Writes to a connection, and closes it. Cheap to clone; any task, any thread.
 ///
@@ -137,7 +137,7 @@ impl Transport {
     /// # Cancel safety
     /// Nothing is lost.
     pub async fn closed(&self) -> io::Result<()> {
-        poll_fn(|cx| self.shared.poll_closed(cx)).await
+        wait(&*self.shared, (), |waiter| self.shared.poll_closed(waiter)).await
     }
 
     /// Has another protocol called from now on, of either kind; `connection_made` is not called
@@ -169,11 +169,15 @@ impl Transport {
         K: 'static,
     {
         let cell = Cell::new(protocol);
+        let successor: Box<dyn Connected + Send> = Box::new(Kinded::new(cell.clone()));
+        // Dropped after the lock, as the successor is if it comes too late.
+        let _replaced;
         let mut state = self.shared.lock();
         if state.life.phase != Phase::Lost {
-            state.successor = Some(Box::new(Kinded::new(cell.clone())));
-            self.shared.call_driver(&state);
+            _replaced = state.successor.replace(successor);
+            state.call_driver();
         }
+        drop(state);
         ProtocolHandle {
             cell,
             end: self.shared.clone(),

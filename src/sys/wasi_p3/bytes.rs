@@ -105,7 +105,8 @@ impl<E: Send + 'static> Incoming<E> {
         self.take(bufs)
     }
 
-    fn take(&self, bufs: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
+    /// As `try_read`, without asking the host for news.
+    pub(super) fn take(&self, bufs: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
         let mut inner = lock(&self.inner);
         if bufs.iter().all(|buf| buf.is_empty()) {
             return Ok(0);

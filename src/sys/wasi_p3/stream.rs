@@ -99,6 +99,10 @@ impl StreamOps for Stream {
         self.incoming.try_read(bufs)
     }
 
+    fn read_ready(&self, bufs: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
+        self.incoming.take(bufs)
+    }
+
     fn poll_read(
         &self,
         waiter: &mut Waiter<'_>,
