@@ -8,6 +8,7 @@ pub(crate) mod blocking;
 pub(crate) mod foreign;
 #[cfg(target_os = "wasi")]
 pub(crate) mod guest;
+pub(crate) mod nosy;
 pub(crate) mod pairs;
 #[cfg(feature = "tls")]
 pub(crate) mod secured;
