@@ -32,8 +32,8 @@
 //!
 //! # The runtime
 //! [`block_on`] runs a future and the tasks it [`spawn`]s on the calling thread, and returns when
-//! the future has ended; nothing is left behind. There is no hidden thread (but one for as long as
-//! a host name is being looked up) and no global state: two threads that call `block_on` have two
+//! the future has ended; nothing is left behind. There is no hidden thread (but while host names are
+//! looked up, see [`net::resolve`]) and no global state: two threads that call `block_on` have two
 //! runtimes. To use several processors, run one on each thread, every one with a socket of its own
 //! bound with [`reuse_port`](DatagramOptions::reuse_port).
 //!

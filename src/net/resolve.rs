@@ -56,8 +56,10 @@ impl BitOr for ResolveFlags {
 /// The IP addresses that a name or a numeric address stands for, in the resolver's order; at least
 /// one.
 ///
-/// A numeric address is answered at once. For a name the system's resolver is asked, on a thread
-/// of its own for as long as it takes; the runtime is not blocked.
+/// A numeric address is answered at once. For a name the system's resolver is asked, which blocks:
+/// on a thread of its own, so that the runtime is not blocked. The process has at most 8 such
+/// threads, only while they are needed; more lookups wait their turn. Neither
+/// [`timeout`](crate::time::timeout) nor the end of [`block_on`](crate::block_on) waits for them.
 ///
 /// *asyncio equivalent*: `loop.getaddrinfo` with `type=SOCK_DGRAM`.
 ///
@@ -67,7 +69,11 @@ impl BitOr for ResolveFlags {
 /// - others as the resolver gives them, with its text.
 ///
 /// # Cancel safety
-/// Nothing is lost; the resolver's thread ends by itself.
+/// Nothing is lost. A lookup that waits for its turn is forgotten; one that has begun keeps its
+/// thread until the resolver answers, for nothing can interrupt it.
+///
+/// # Platforms
+/// WASI: the host looks names up, without threads.
 ///
 /// # Examples
 /// ```

@@ -7,6 +7,7 @@ mod datagram;
 mod foreign;
 mod listener;
 mod options;
+mod pool;
 mod reactor;
 mod resolve;
 mod socket;

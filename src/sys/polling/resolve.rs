@@ -1,16 +1,12 @@
-//! Name lookup by the system's resolver, which blocks: on a thread of its own for as long as it
-//! takes.
+//! Name lookup by the system's resolver, which blocks: on a thread of the pool.
 
-use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Poll, Waker};
-use std::thread;
 
 use dns_lookup::{getaddrinfo, AddrInfoHints, LookupError, LookupErrorKind};
 
 use super::address::domain;
+use super::pool;
 use crate::error::context;
 use crate::sys::Lookup;
 
@@ -49,45 +45,13 @@ pub(crate) mod resolve_flags {
     pub(crate) const ADDR_CONFIG: i32 = 0x400;
 }
 
-/// What the thread leaves behind, and who waits for it.
-#[derive(Default)]
-struct Answer {
-    result: Option<io::Result<Vec<SocketAddr>>>,
-    waker: Option<Waker>,
-}
-
 /// The addresses of a host and a service, in the resolver's order.
-///
-/// A future that is dropped leaves the thread to end by itself.
 pub(crate) async fn resolve(lookup: Lookup) -> io::Result<Vec<SocketAddr>> {
-    let answer = Arc::new(Mutex::new(Answer::default()));
-    let asked = answer.clone();
     let name = format!("resolve {}:{}", lookup.host, lookup.service);
-    thread::Builder::new()
-        .name("coracle-resolve".into())
-        .spawn(move || {
-            let result = ask(&lookup);
-            let mut answer = asked.lock().unwrap_or_else(PoisonError::into_inner);
-            answer.result = Some(result);
-            let waker = answer.waker.take();
-            drop(answer);
-            if let Some(waker) = waker {
-                waker.wake();
-            }
-        })
-        .map_err(|error| context(error, &name))?;
-    poll_fn(|cx| {
-        let mut answer = answer.lock().unwrap_or_else(PoisonError::into_inner);
-        match answer.result.take() {
-            Some(result) => Poll::Ready(result),
-            None => {
-                answer.waker = Some(cx.waker().clone());
-                Poll::Pending
-            }
-        }
-    })
-    .await
-    .map_err(|error| context(error, &name))
+    pool::run(move || ask(&lookup))
+        .await
+        .and_then(|answer| answer)
+        .map_err(|error| context(error, name))
 }
 
 fn ask(lookup: &Lookup) -> io::Result<Vec<SocketAddr>> {
