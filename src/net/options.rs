@@ -49,10 +49,12 @@ macro_rules! socket_methods {
                 .map(|size| size as usize)
         }
 
-        /// Sets the size of the kernel's receive buffer in bytes; the system has limits of its own.
+        /// Sets the size of the kernel's receive buffer in bytes. The system raises a size below its
+        /// least and lowers one above its greatest (`net.core.rmem_max` on Linux), or refuses it;
+        /// [`recv_buffer_size`](Self::recv_buffer_size) tells what has become of it.
         ///
         /// # Errors
-        /// As setsockopt(2) gives them.
+        /// As setsockopt(2) gives them; `InvalidInput` for 0 on WASI.
         pub fn set_recv_buffer_size(&self, size: usize) -> io::Result<()> {
             self.set(
                 SocketOption::RecvBufferSize,
@@ -69,10 +71,11 @@ macro_rules! socket_methods {
                 .map(|size| size as usize)
         }
 
-        /// Sets the size of the kernel's send buffer in bytes; the system has limits of its own.
+        /// Sets the size of the kernel's send buffer in bytes, with limits as for the
+        /// [receive buffer](Self::set_recv_buffer_size) (`net.core.wmem_max` on Linux).
         ///
         /// # Errors
-        /// As setsockopt(2) gives them.
+        /// As setsockopt(2) gives them; `InvalidInput` for 0 on WASI.
         pub fn set_send_buffer_size(&self, size: usize) -> io::Result<()> {
             self.set(
                 SocketOption::SendBufferSize,
@@ -85,6 +88,7 @@ macro_rules! socket_methods {
         }
 
         fn set(&self, option: SocketOption, value: u32) -> io::Result<()> {
+            option.check(value)?;
             self.inner.set(option, value)
         }
     };

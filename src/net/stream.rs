@@ -271,11 +271,13 @@ macro_rules! stream_methods {
             self.inner.linger()
         }
 
-        /// Sets it, in whole seconds. `Some(Duration::ZERO)`: closing drops what is not sent and
-        /// resets the connection. Any other time blocks the thread that closes.
+        /// Sets it, rounded up to whole seconds. `Some(Duration::ZERO)`: closing drops what is not
+        /// sent and resets the connection. Any other time blocks the thread that closes.
         ///
         /// # Errors
-        /// As setsockopt(2) gives them.
+        /// - `InvalidInput`: longer than the system can count (68 years on Linux, 18 hours on
+        ///   Windows, 5 minutes on macOS).
+        /// - `Unsupported`: WASI.
         pub fn set_linger(&self, linger: Option<Duration>) -> io::Result<()> {
             self.inner.set_linger(linger)
         }

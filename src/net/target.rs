@@ -101,13 +101,14 @@ fn parse_pair(host: &str, service: &str) -> io::Result<Parsed> {
             "the host of ':{service}' is empty: name an address, 0.0.0.0 or [::] for all"
         )));
     }
+    let pair = Pair(host, service);
     if service.is_empty() {
-        return Err(invalid(format_args!("'{host}:' has no port")));
+        return Err(invalid(format_args!("'{pair}' has no port")));
     }
-    if service.bytes().all(|byte| byte.is_ascii_digit()) {
+    if is_number(service) {
         let port: u16 = service
             .parse()
-            .map_err(|_| invalid(format_args!("the port of '{host}:{service}' is over 65535")))?;
+            .map_err(|_| invalid(format_args!("the port of '{pair}' is over 65535")))?;
         if let Ok(ip) = host.parse::<IpAddr>() {
             return Ok(Parsed::Address((ip, port).into()));
         }
@@ -121,10 +122,68 @@ fn parse_pair(host: &str, service: &str) -> io::Result<Parsed> {
             return Err(invalid(format_args!("{part:?} holds a NUL byte")));
         }
     }
+    if !is_number(service) && !is_service(service) {
+        return Err(invalid(format_args!(
+            "'{pair}' has neither a port nor the name of a service"
+        )));
+    }
+    if is_malformed_ip(host) {
+        return Err(invalid(format_args!(
+            "the host of '{pair}' is not an IP address"
+        )));
+    }
     Ok(Parsed::Host {
         host: host.into(),
         service: service.into(),
     })
+}
+
+/// Host and service as they are written.
+struct Pair<'a>(&'a str, &'a str);
+
+impl fmt::Display for Pair<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Pair(host, service) = self;
+        if host.contains(':') {
+            write!(f, "[{host}]:{service}")
+        } else {
+            write!(f, "{host}:{service}")
+        }
+    }
+}
+
+fn is_number(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
+}
+
+/// Whether it may be the name of a service. What is neither that nor a port, resolvers may take for
+/// another port: they skip signs and spaces, and wrap what is too large.
+fn is_service(service: &str) -> bool {
+    let hexadecimal = service
+        .strip_prefix("0x")
+        .or_else(|| service.strip_prefix("0X"))
+        .is_some_and(|digits| digits.bytes().all(|byte| byte.is_ascii_hexdigit()));
+    !hexadecimal
+        && service.starts_with(|first: char| first.is_ascii_alphanumeric())
+        && service.contains(|any: char| any.is_ascii_alphabetic())
+        && service.bytes().all(|byte| byte.is_ascii_graphic())
+}
+
+/// Whether it looks like an IP address and is none. Resolvers may take a number with a leading zero
+/// for an octal one, and wrap a scope that is too large.
+fn is_malformed_ip(host: &str) -> bool {
+    if let Some((ip, scope)) = host.split_once('%') {
+        let unsigned = scope.trim_start_matches(['+', '-', ' ']);
+        let is_scope = if is_number(unsigned) {
+            scope == unsigned && scope.parse::<u32>().is_ok()
+        } else {
+            !unsigned.is_empty()
+        };
+        return ip.parse::<Ipv6Addr>().is_ok() && !is_scope;
+    }
+    let numbers = host.split('.').filter(|part| is_number(part)).count();
+    let parts = host.split('.').count();
+    (numbers, parts) == (4, 4) && host.parse::<Ipv4Addr>().is_err()
 }
 
 /// The Unix address that a target is, where no other makes sense.
@@ -150,8 +209,7 @@ impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0 {
             Kind::Text(text) => f.write_str(text),
-            Kind::Pair(host, service) if host.contains(':') => write!(f, "[{host}]:{service}"),
-            Kind::Pair(host, service) => write!(f, "{host}:{service}"),
+            Kind::Pair(host, service) => Pair(host, service).fmt(f),
             Kind::Path(path) => path.display().fmt(f),
             Kind::Bytes(bytes) => bytes.escape_ascii().fmt(f),
             Kind::Address(addr) => addr.fmt(f),
@@ -284,6 +342,67 @@ mod tests {
         assert_eq!(parsed("localhost:domain"), "host localhost domain");
         assert_eq!(parsed(("127.0.0.1", "domain")), "host 127.0.0.1 domain");
         assert_eq!(parsed("[fe80::1%lo]:53"), "host fe80::1%lo 53");
+        for service in ["3com-tsmux", "whois++", "sql*net", "x", "9pfs"] {
+            assert_eq!(parsed(("x", service)), format!("host x {service}"));
+        }
+        for host in ["1.2.3.example", "127.1", "123456789012", "x%1"] {
+            assert_eq!(parsed((host, 1)), format!("host {host} 1"));
+        }
+    }
+
+    #[test]
+    fn ports_and_scopes_are_what_they_say() {
+        assert_eq!(parsed("x:0080"), "host x 0080");
+        assert_eq!(parsed("127.0.0.1:0080"), "address 127.0.0.1:80");
+        assert_eq!(parsed("127.0.0.1:65535"), "address 127.0.0.1:65535");
+        for service in [
+            "+80",
+            "+65616",
+            "-1",
+            "-0",
+            " 80",
+            "80 ",
+            "0x50",
+            "0X50",
+            "0x",
+            "8_0",
+            "80.",
+            "80\n",
+            "\t80",
+            "65536",
+            "٨٠",
+            "99999999999999999999",
+            "+",
+            "-",
+            "*",
+            "domain ",
+            "-domain",
+        ] {
+            for host in ["localhost", "127.0.0.1", "[::1]"] {
+                let text = format!("{host}:{service}");
+                assert!(parsed(text.as_str()).starts_with("error "), "{text}");
+                let pair = parsed((host.trim_matches(['[', ']']), service));
+                assert!(pair.starts_with("error "), "{pair}");
+            }
+        }
+        for host in [
+            "fe80::1%",
+            "fe80::1%+1",
+            "fe80::1%-1",
+            "fe80::1% 1",
+            "fe80::1%4294967296",
+            "fe80::1%4294967297",
+            "fe80::1%18446744073709551617",
+            "010.0.0.1",
+            "256.0.0.1",
+            "1.2.3.04",
+        ] {
+            assert!(parsed((host, 1)).starts_with("error "), "{host}");
+        }
+        assert_eq!(
+            parsed(("fe80::1%4294967295", 1)),
+            "address [fe80::1%4294967295]:1"
+        );
     }
 
     #[test]
@@ -294,6 +413,11 @@ mod tests {
             "::1",
             "localhost:",
             ":53",
+            "[]:53",
+            "[::1]",
+            "[::1]53",
+            "[::1]:",
+            "::1:53",
             "x:70000",
             "[::1:53",
             "a\0b:1",

@@ -120,10 +120,11 @@ impl TcpStream {
     /// Has an idle connection probed, or not.
     ///
     /// # Errors
-    /// As setsockopt(2) gives them.
+    /// - `InvalidInput`: a time or the retries are out of range, see [`Keepalive`]; nothing is set.
+    /// - others as setsockopt(2) gives them.
     pub fn set_keepalive(&self, keepalive: Option<Keepalive>) -> io::Result<()> {
         match keepalive {
-            Some(keepalive) => self.inner.set_keepalive(keepalive),
+            Some(keepalive) => self.inner.set_keepalive(keepalive.checked()?),
             None => self.set(SocketOption::KeepAlive, 0),
         }
     }
@@ -136,10 +137,10 @@ impl TcpStream {
         self.get(SocketOption::Ttl)
     }
 
-    /// Sets it.
+    /// Sets it, 1 to 255.
     ///
     /// # Errors
-    /// As setsockopt(2) gives them.
+    /// - `InvalidInput`: out of range.
     pub fn set_ttl(&self, hops: u32) -> io::Result<()> {
         self.set(SocketOption::Ttl, hops)
     }

@@ -375,10 +375,10 @@ impl UdpSocket {
         self.get(SocketOption::MulticastTtl)
     }
 
-    /// Sets the hops that datagrams to groups may take.
+    /// Sets the hops that datagrams to groups may take, 0 (this machine) to 255.
     ///
     /// # Errors
-    /// - `InvalidInput`: over 255.
+    /// - `InvalidInput`: out of range.
     pub fn set_multicast_ttl(&self, hops: u32) -> io::Result<()> {
         self.set(SocketOption::MulticastTtl, hops)
     }

@@ -1,10 +1,12 @@
 //! What can be asked of a socket, whatever the platform.
 
 use std::fmt;
+use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use crate::address::Address;
+use crate::error::invalid;
 
 /// What a socket can do here, asked at run time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -45,6 +47,25 @@ pub(crate) enum SocketOption {
     KeepAlive,
 }
 
+impl SocketOption {
+    /// Refuses what the system would take for something else: a number that it stores in a smaller
+    /// one, or that means its default.
+    pub(crate) fn check(self, value: u32) -> io::Result<()> {
+        let range = match self {
+            SocketOption::Ttl => 1..=255,
+            SocketOption::MulticastTtl => 0..=255,
+            _ => return Ok(()),
+        };
+        if range.contains(&value) {
+            return Ok(());
+        }
+        let (least, most) = range.into_inner();
+        Err(invalid(format_args!(
+            "{self} = {value} is out of range: from {least} to {most}"
+        )))
+    }
+}
+
 /// The option's name in the public interface, as errors say it.
 impl fmt::Display for SocketOption {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -74,7 +95,7 @@ pub(crate) enum Membership {
 }
 
 /// A network interface: the system's choice, one named by an address it has (IPv4 only), or one
-/// named by its index.
+/// named by its index. Index 0 is no interface's: it is the system's choice again.
 ///
 /// # Examples
 /// ```
@@ -214,9 +235,29 @@ impl ListenerConfig {
     }
 }
 
+/// The protocol that options ask for: 0 or a number of the system's.
+pub(crate) fn check_protocol(protocol: i32) -> io::Result<()> {
+    if protocol < 0 {
+        return Err(invalid(format_args!("proto {protocol} is negative")));
+    }
+    Ok(())
+}
+
+/// The whole seconds that cover a time: what is shorter than one is no zero, which means something
+/// else to the system.
+pub(crate) fn whole_seconds(time: Duration) -> u64 {
+    let partial = u64::from(time.subsec_nanos() > 0);
+    time.as_secs().saturating_add(partial)
+}
+
+/// Linux' limits for keep-alive.
+const MAX_SECONDS: u64 = 32_767;
+const MAX_RETRIES: u32 = 127;
+
 /// When an idle TCP connection is found to be dead: see tcp(7).
 ///
-/// What is not set is the system's default, on Linux two hours, 75 seconds and 9.
+/// What is not set is the system's default, on Linux two hours, 75 seconds and 9. What is out of
+/// range is refused where it is used; the ranges are Linux', the smallest of all systems.
 ///
 /// # Examples
 /// ```
@@ -242,21 +283,63 @@ impl Keepalive {
         Keepalive::default()
     }
 
-    /// How long nothing is received before the first probe (`TCP_KEEPIDLE`), in whole seconds.
+    /// How long nothing is received before the first probe (`TCP_KEEPIDLE`): up to 32,767 seconds,
+    /// rounded up to whole ones, and not zero.
     pub fn time(mut self, time: Duration) -> Keepalive {
         self.time = Some(time);
         self
     }
 
-    /// How long between two probes (`TCP_KEEPINTVL`), in whole seconds.
+    /// How long between two probes (`TCP_KEEPINTVL`): up to 32,767 seconds, rounded up to whole
+    /// ones, and not zero.
     pub fn interval(mut self, interval: Duration) -> Keepalive {
         self.interval = Some(interval);
         self
     }
 
-    /// How many probes without an answer end the connection (`TCP_KEEPCNT`).
+    /// How many probes without an answer end the connection (`TCP_KEEPCNT`): 1 to 127.
     pub fn retries(mut self, retries: u32) -> Keepalive {
         self.retries = Some(retries);
         self
+    }
+
+    /// In the numbers that systems take, unless it is out of their range.
+    pub(crate) fn checked(mut self) -> io::Result<Keepalive> {
+        for (name, time) in [("time", &mut self.time), ("interval", &mut self.interval)] {
+            if let Some(time) = time {
+                let seconds = whole_seconds(*time);
+                if !(1..=MAX_SECONDS).contains(&seconds) {
+                    return Err(invalid(format_args!(
+                        "the keepalive {name} {time:?} is out of range: from 1 to {MAX_SECONDS} s"
+                    )));
+                }
+                *time = Duration::from_secs(seconds);
+            }
+        }
+        match self.retries {
+            Some(retries) if !(1..=MAX_RETRIES).contains(&retries) => Err(invalid(format_args!(
+                "{retries} keepalive retries are out of range: from 1 to {MAX_RETRIES}"
+            ))),
+            _ => Ok(self),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn seconds_are_rounded_up_to_whole_ones() {
+        for (time, seconds) in [
+            (Duration::ZERO, 0),
+            (Duration::from_nanos(1), 1),
+            (Duration::from_millis(900), 1),
+            (Duration::from_secs(1), 1),
+            (Duration::from_millis(1001), 2),
+            (Duration::MAX, u64::MAX),
+        ] {
+            assert_eq!(whole_seconds(time), seconds, "{time:?}");
+        }
     }
 }

@@ -6,7 +6,7 @@ use crate::address::Address;
 use crate::endpoint::datagram::shared::Socket;
 use crate::error::invalid;
 use crate::net::{self, resolve_target, Query, ResolveFlags, Target};
-use crate::sys::caps::{DatagramConfig, Family};
+use crate::sys::caps::{check_protocol, DatagramConfig, Family};
 use crate::sys::{Datagram, DatagramOps};
 
 /// What a datagram endpoint is to be: the arguments of [`create_datagram_endpoint`](crate::create_datagram_endpoint), none of them
@@ -150,6 +150,7 @@ impl DatagramOptions {
                 "one of local_addr, remote_addr, family and sock is needed",
             ));
         }
+        check_protocol(self.proto)?;
         if self.reuse_port && self.is_unix()? {
             return Err(crate::error::unsupported("reuse_port on a Unix socket"));
         }

@@ -22,7 +22,7 @@ use crate::endpoint::stream::{adopt, establish, require_one, spawn_connections, 
 use crate::error::invalid;
 use crate::net::{self, resolve_target, Query, ResolveFlags, Target, TcpStream};
 use crate::runtime::task;
-use crate::sys::caps::{Family, ListenerConfig, SocketOption, StreamConfig};
+use crate::sys::caps::{check_protocol, Family, ListenerConfig, SocketOption, StreamConfig};
 use crate::sys::{Listener, ListenerOps};
 
 /// What a TCP connection is to be: the arguments of [`create_connection`].
@@ -139,6 +139,7 @@ impl TcpOptions {
         if self.family == Some(Family::Unix) {
             return Err(invalid("a TCP connection cannot be of family Unix"));
         }
+        check_protocol(self.proto)?;
         if self.interleave == Some(0) {
             return Err(invalid(
                 "interleave is 0: the first family needs an address",

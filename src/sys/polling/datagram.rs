@@ -7,10 +7,10 @@ use std::task::Poll;
 
 use socket2::Type;
 
-use super::address::{domain, family_of, from_sock_addr, to_sock_addr};
+use super::address::{family_of, from_sock_addr, to_sock_addr};
 use super::kernel::msg;
 use super::options;
-use super::socket::Socket;
+use super::socket::{open_socket, Socket};
 use super::source::{source_methods, waitable, Direction, Source};
 use crate::address::Address;
 use crate::batch::{Meta, RecvBatch, SendBatch};
@@ -95,12 +95,7 @@ impl Datagram {
 
 /// A socket without a descriptor that exec would hand on, not blocking, not registered anywhere.
 fn open(config: &DatagramConfig) -> io::Result<socket2::Socket> {
-    let protocol = match config.protocol {
-        0 => None,
-        number => Some(socket2::Protocol::from(number)),
-    };
-    let socket = socket2::Socket::new(domain(config.family), Type::DGRAM, protocol)
-        .map_err(|error| context(error, format_args!("{} datagram socket", config.family)))?;
+    let socket = open_socket(config.family, Type::DGRAM, config.protocol)?;
     if config.reuse_port {
         options::set_reuse_port(&socket, true).map_err(|error| context(error, "reuse_port"))?;
     }

@@ -2,12 +2,23 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::time::Duration;
 
 use socket2::Socket;
 
 use super::kernel::msg;
 use crate::error::{context, invalid, unsupported};
-use crate::sys::caps::{Family, Interface, Keepalive, Membership, SocketOption};
+use crate::sys::caps::{whole_seconds, Family, Interface, Keepalive, Membership, SocketOption};
+
+/// The seconds that fit into the system's `linger`.
+const MAX_LINGER: u64 = if cfg!(windows) {
+    u16::MAX as u64
+} else if cfg!(target_vendor = "apple") {
+    // Kept as hundredths of a second in 16 bits.
+    i16::MAX as u64 / 100
+} else {
+    i32::MAX as u64
+};
 
 pub(super) fn get(io: &Socket, family: Family, option: SocketOption) -> io::Result<u32> {
     let v4 = family == Family::Inet;
@@ -76,6 +87,18 @@ pub(super) fn set_tcp_keepalive(io: &Socket, keepalive: Keepalive) -> io::Result
     }
     io.set_tcp_keepalive(&system)
         .map_err(|error| context(error, format_args!("{keepalive:?}")))
+}
+
+/// In whole seconds, and not in none unless it is asked for, which resets the connection.
+pub(super) fn set_linger(io: &Socket, linger: Option<Duration>) -> io::Result<()> {
+    let seconds = linger.map(whole_seconds);
+    if let Some(time) = linger.filter(|_| seconds > Some(MAX_LINGER)) {
+        return Err(invalid(format_args!(
+            "linger = {time:?} is out of range: up to {MAX_LINGER} s"
+        )));
+    }
+    io.set_linger(seconds.map(Duration::from_secs))
+        .map_err(|error| context(error, format_args!("linger = {linger:?}")))
 }
 
 fn saturate(size: usize) -> u32 {

@@ -8,13 +8,13 @@ use std::time::Duration;
 
 use socket2::Type;
 
-use super::address::{domain, family_of, from_sock_addr, to_sock_addr};
+use super::address::{family_of, from_sock_addr, to_sock_addr};
 use super::kernel;
 use super::options;
-use super::socket::{as_uninit, Socket};
+use super::socket::{as_uninit, open_socket, Socket};
 use super::source::{source_methods, waitable, Direction, Source};
 use crate::address::Address;
-use crate::error::{context, context_as, invalid};
+use crate::error::{context, invalid};
 use crate::sys::caps::{Family, Keepalive, SocketOption, StreamConfig};
 use crate::sys::StreamOps;
 use crate::wake::Waiter;
@@ -70,27 +70,9 @@ fn bind_one(socket: &socket2::Socket, addrs: &[Address]) -> io::Result<()> {
 
 /// A stream socket of a family, not blocking.
 pub(super) fn new_socket(family: Family, protocol: i32) -> io::Result<socket2::Socket> {
-    let protocol = match protocol {
-        0 => None,
-        number => Some(socket2::Protocol::from(number)),
-    };
-    let socket = socket2::Socket::new(domain(family), Type::STREAM, protocol).map_err(|error| {
-        let kind = match is_no_family(&error) {
-            true => io::ErrorKind::Unsupported,
-            false => error.kind(),
-        };
-        context_as(kind, error, format_args!("{family} stream socket"))
-    })?;
+    let socket = open_socket(family, Type::STREAM, protocol)?;
     socket.set_nonblocking(true)?;
     Ok(socket)
-}
-
-/// EAFNOSUPPORT, or Windows' like: the machine has no such family.
-fn is_no_family(error: &io::Error) -> bool {
-    #[cfg(unix)]
-    return error.raw_os_error() == Some(libc::EAFNOSUPPORT);
-    #[cfg(not(unix))]
-    return error.raw_os_error() == Some(10047);
 }
 
 /// Whether `connect` goes on by itself.
@@ -177,9 +159,12 @@ impl StreamOps for Stream {
             .poll_io(Direction::Read, waiter, || self.try_read(bufs))
     }
 
+    #[allow(unsafe_code)]
     fn poll_peek(&self, waiter: &mut Waiter<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
-        self.source
-            .poll_io(Direction::Read, waiter, || self.io().peek(as_uninit(buf)))
+        self.source.poll_io(Direction::Read, waiter, || {
+            // SAFETY: `Socket::peek` promises to write initialised bytes only.
+            self.io().peek(unsafe { as_uninit(buf) })
+        })
     }
 
     fn try_write(&self, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
@@ -242,9 +227,7 @@ impl StreamOps for Stream {
     }
 
     fn set_linger(&self, linger: Option<Duration>) -> io::Result<()> {
-        self.io()
-            .set_linger(linger)
-            .map_err(|error| context(error, format_args!("linger = {linger:?}")))
+        options::set_linger(self.io(), linger)
     }
 
     fn set_keepalive(&self, keepalive: Keepalive) -> io::Result<()> {

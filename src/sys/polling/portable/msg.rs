@@ -66,6 +66,7 @@ fn retry<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
     }
 }
 
+#[allow(unsafe_code)]
 pub(in crate::sys::polling) fn recv(
     socket: &Socket,
     _family: Family,
@@ -74,11 +75,13 @@ pub(in crate::sys::polling) fn recv(
     _plain: bool,
 ) -> io::Result<(usize, Meta)> {
     if peek {
-        let (len, from) = retry(|| socket.peek_from(as_uninit(buf)))?;
+        // SAFETY: `Socket::peek_from` promises to write initialised bytes only.
+        let (len, from) = retry(|| socket.peek_from(unsafe { as_uninit(buf) }))?;
         return Ok((len, Meta::from(source(&from))));
     }
     let (len, flags, from) = retry(|| {
-        let mut bufs = [MaybeUninitSlice::new(as_uninit(buf))];
+        // SAFETY: so does `Socket::recv_from_vectored`.
+        let mut bufs = [MaybeUninitSlice::new(unsafe { as_uninit(buf) })];
         socket.recv_from_vectored(&mut bufs)
     })?;
     let mut meta = Meta::from(source(&from));
