@@ -282,6 +282,60 @@ fn the_system_vouches_for_the_peer() {
     });
 }
 
+/// As in a container, with a socket of the host's. The peer's process number is 0 there, of which
+/// its credentials consist, too.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_peer_in_another_pid_namespace_has_no_pid() {
+    const LISTENER: &str = "CORACLE_TEST_LISTENER";
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("listener");
+    if std::env::var_os(LISTENER).is_none() {
+        let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        let peer = move || {
+            let stream = UnixStream::try_from(listener.accept().unwrap().0).unwrap();
+            let file = std::fs::File::open("/dev/null").unwrap();
+            block_on_within(async {
+                // Not before the other end asks for credentials.
+                stream.read(&mut [0; 1]).await.unwrap();
+                let fds = [std::os::fd::AsFd::as_fd(&file)];
+                stream.send_fds(b"take this", &fds).await.unwrap();
+            });
+        };
+        std::thread::spawn(peer);
+    }
+    let elsewhere = |program: &std::path::Path| {
+        let mut command = std::process::Command::new("unshare");
+        command.args(["--map-root-user", "--pid", "--fork"]);
+        command.arg(program).env(LISTENER, &path);
+        command
+    };
+    common::in_process(
+        "a_peer_in_another_pid_namespace_has_no_pid",
+        elsewhere,
+        || {
+            block_on_within(async {
+                let path = std::env::var_os(LISTENER).unwrap();
+                let path = std::path::PathBuf::from(path);
+                let stream = UnixStream::connect(path).await.unwrap();
+                let cred = stream.peer_cred().unwrap();
+                // SAFETY: both only ask, and always succeed.
+                let ids = unsafe { (libc::geteuid(), libc::getegid()) };
+                assert_eq!((cred.uid, cred.gid, cred.pid), (ids.0, ids.1, None));
+
+                let asks = |socket: socket2::SockRef<'_>| {
+                    Ok(rustix::net::sockopt::set_socket_passcred(&*socket, true)?)
+                };
+                stream.try_io(asks).unwrap();
+                stream.write_all(b"x").await.unwrap();
+                let (mut buf, mut fds) = ([0; 16], Vec::new());
+                let received = stream.recv_fds(&mut buf, &mut fds).await.unwrap();
+                assert_eq!((received.len, fds.len(), received.truncated), (9, 1, false));
+            });
+        },
+    );
+}
+
 #[test]
 fn streams_and_listeners_are_converted_both_ways_and_others_refused() {
     block_on_within(async {

@@ -10,6 +10,8 @@ mod options;
 mod pool;
 mod reactor;
 mod resolve;
+#[cfg(unix)]
+mod rights;
 mod socket;
 mod source;
 mod stream;

@@ -210,7 +210,8 @@ mod tests {
     #[test]
     fn work_that_panics_is_an_error_and_costs_no_thread() {
         for _ in 0..2 * THREADS {
-            let error = block_on(run(|| panic!("work"))).map(|()| ()).unwrap_err();
+            let result: io::Result<()> = block_on(run(|| panic!("work")));
+            let error = result.unwrap_err();
             assert_eq!(error.kind(), io::ErrorKind::Other);
         }
         assert_eq!(block_on(run(|| 1)).unwrap(), 1);
@@ -273,6 +274,7 @@ mod tests {
                 unsafe { libc::alarm(30) };
                 drop(queued);
                 let works = block_on(run(|| 1)).is_ok_and(|one| one == 1);
+                // SAFETY: as above.
                 unsafe { libc::_exit(i32::from(!works)) };
             }
             drop(held);

@@ -1,23 +1,21 @@
 //! What only Unix sockets carry: descriptors, and who the peer is.
 
-use std::io::{self, IoSlice, IoSliceMut};
+use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::task::Poll;
 
 use rustix::cmsg_space;
-use rustix::net::{
-    recvmsg, sendmsg, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags,
-    SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
-};
+use rustix::net::{sendmsg, SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 
+use super::rights;
 use super::source::Direction;
 use super::stream::Stream;
 use crate::error::invalid;
 use crate::wake::Waiter;
 
 /// Descriptors that Linux takes with one message (`SCM_MAX_FD`); other systems differ.
-const DESCRIPTORS: usize = 253;
+pub(super) const DESCRIPTORS: usize = 253;
 
 /// Who is at the other end of a Unix connection, as the system saw it when the connection was
 /// made.
@@ -28,7 +26,8 @@ pub struct PeerCred {
     pub uid: u32,
     /// The effective group.
     pub gid: u32,
-    /// The process, where the system tells.
+    /// The process, where the system tells: Linux unless it is in another PID namespace (outside of
+    /// the container, for example), and macOS.
     pub pid: Option<i32>,
 }
 
@@ -77,24 +76,7 @@ impl Stream {
         fds: &mut Vec<OwnedFd>,
     ) -> Poll<io::Result<(usize, bool)>> {
         self.source().poll_io(Direction::Read, waiter, || {
-            let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(DESCRIPTORS))];
-            let mut control = RecvAncillaryBuffer::new(&mut space);
-            let received = recvmsg(
-                self.source().io().as_fd(),
-                &mut [IoSliceMut::new(buf)],
-                &mut control,
-                recv_flags(),
-            )?;
-            // What is not taken out here is closed with the buffer.
-            for message in control.drain() {
-                if let RecvAncillaryMessage::ScmRights(received) = message {
-                    for fd in received {
-                        close_by_exec(&fd)?;
-                        fds.push(fd);
-                    }
-                }
-            }
-            Ok((received.bytes, received.flags.contains(ReturnFlags::CTRUNC)))
+            rights::receive(self.source().io().as_fd(), buf, fds)
         })
     }
 
@@ -113,35 +95,19 @@ fn send_flags() -> SendFlags {
     SendFlags::NOSIGNAL
 }
 
-#[cfg(any(target_vendor = "apple", target_os = "solaris", target_os = "illumos"))]
-fn recv_flags() -> RecvFlags {
-    RecvFlags::empty()
-}
-
-#[cfg(not(any(target_vendor = "apple", target_os = "solaris", target_os = "illumos")))]
-fn recv_flags() -> RecvFlags {
-    RecvFlags::CMSG_CLOEXEC
-}
-
-/// Where receiving cannot see to it; a child that another thread starts in between inherits it.
-#[cfg(any(target_vendor = "apple", target_os = "solaris", target_os = "illumos"))]
-fn close_by_exec(fd: &OwnedFd) -> io::Result<()> {
-    rustix::io::fcntl_setfd(fd, rustix::io::FdFlags::CLOEXEC)?;
-    Ok(())
-}
-
-#[cfg(not(any(target_vendor = "apple", target_os = "solaris", target_os = "illumos")))]
-fn close_by_exec(_fd: &OwnedFd) -> io::Result<()> {
-    Ok(())
-}
-
 #[cfg(any(target_os = "linux", target_os = "android"))]
 fn peer_cred(socket: BorrowedFd<'_>) -> io::Result<PeerCred> {
-    let cred = rustix::net::sockopt::socket_peercred(socket)?;
+    let none = libc::ucred {
+        pid: 0,
+        uid: 0,
+        gid: 0,
+    };
+    let cred = get_option(socket, libc::SOL_SOCKET, libc::SO_PEERCRED, none)?;
     Ok(PeerCred {
-        uid: cred.uid.as_raw(),
-        gid: cred.gid.as_raw(),
-        pid: Some(cred.pid.as_raw_nonzero().get()),
+        uid: cred.uid,
+        gid: cred.gid,
+        // A process that this PID namespace does not see is 0.
+        pid: (cred.pid > 0).then_some(cred.pid),
     })
 }
 
@@ -162,11 +128,50 @@ fn peer_cred(socket: BorrowedFd<'_>) -> io::Result<PeerCred> {
     if unsafe { libc::getpeereid(socket.as_raw_fd(), &mut uid, &mut gid) } != 0 {
         return Err(io::Error::last_os_error());
     }
-    Ok(PeerCred {
-        uid,
-        gid,
-        pid: None,
-    })
+    #[cfg(target_vendor = "apple")]
+    let pid = get_option(socket, libc::SOL_LOCAL, libc::LOCAL_PEERPID, 0)
+        .ok()
+        .filter(|pid: &libc::pid_t| *pid > 0);
+    #[cfg(not(target_vendor = "apple"))]
+    let pid = None;
+    Ok(PeerCred { uid, gid, pid })
+}
+
+/// What getsockopt(2) writes over `value`. Types that are made of integers only, so that it does
+/// not matter what the system writes.
+#[cfg(any(target_os = "linux", target_os = "android", target_vendor = "apple"))]
+trait Integers: Copy {}
+#[cfg(any(target_os = "linux", target_os = "android"))]
+impl Integers for libc::ucred {}
+#[cfg(target_vendor = "apple")]
+impl Integers for libc::pid_t {}
+
+#[cfg(any(target_os = "linux", target_os = "android", target_vendor = "apple"))]
+#[allow(unsafe_code)]
+fn get_option<T: Integers>(
+    socket: BorrowedFd<'_>,
+    level: libc::c_int,
+    name: libc::c_int,
+    mut value: T,
+) -> io::Result<T> {
+    use std::os::fd::AsRawFd;
+
+    let mut len = std::mem::size_of::<T>() as libc::socklen_t;
+    // SAFETY: `value` and `len` are alive, `len` says how much the system may write to `value`, and
+    // whatever that is, integers take it.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            level,
+            name,
+            std::ptr::from_mut(&mut value).cast(),
+            &mut len,
+        )
+    };
+    if result != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(value)
 }
 
 #[cfg(not(any(

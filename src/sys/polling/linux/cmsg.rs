@@ -36,7 +36,8 @@ impl Control {
     ) {
         self.0 = [MaybeUninit::zeroed(); SPACE];
         self.lend(header);
-        // SAFETY: `lend` has set a buffer with room for a header, zeroed above.
+        // SAFETY: `lend` has pointed the header to all of `self`, which is borrowed, aligned for
+        // control messages and zeroed above.
         let next = unsafe { libc::CMSG_FIRSTHDR(header) };
         let mut writer = Writer {
             header,
@@ -96,7 +97,7 @@ struct Writer<'a> {
 impl Writer<'_> {
     /// All values together fit: 24 + 24 + 40 bytes at most.
     fn push<T: Copy>(&mut self, level: libc::c_int, kind: libc::c_int, value: T) {
-        // SAFETY: CMSG_SPACE and CMSG_LEN only compute.
+        // SAFETY: CMSG_SPACE and CMSG_LEN compute with the number they are given.
         let (space, len) = unsafe {
             (
                 libc::CMSG_SPACE(size_of::<T>() as _) as usize,
@@ -107,9 +108,9 @@ impl Writer<'_> {
             debug_assert!(false, "control messages do not fit");
             return;
         }
-        // SAFETY: `next` points to a header in the buffer with room for the value behind it, as
-        // just checked. The value is written unaligned. The buffer behind was zeroed, which
-        // CMSG_NXTHDR looks at.
+        // SAFETY: `next` is not null, so it points to the next header in the buffer of `fill`, which
+        // is borrowed as long as this writer; the value fits behind it, as just checked, and is
+        // written unaligned. CMSG_NXTHDR stays within the buffer, which was zeroed.
         unsafe {
             (*self.next).cmsg_level = level;
             (*self.next).cmsg_type = kind;
@@ -133,12 +134,13 @@ impl Writer<'_> {
 /// # Safety
 /// `header` is as a successful receive has left it, and the buffers it points to are alive.
 pub(super) unsafe fn read(header: &libc::msghdr, meta: &mut Meta) {
-    // SAFETY: the kernel wrote `msg_controllen` bytes of well-formed control messages.
+    // SAFETY: by the contract above, the kernel wrote `msg_controllen` bytes of well-formed control
+    // messages, which are still there.
     let mut cmsg: *const libc::cmsghdr = unsafe { libc::CMSG_FIRSTHDR(header) };
     // A reference to the header would not cover the value behind it: pointers all the way.
     while !cmsg.is_null() {
-        // SAFETY: what CMSG_FIRSTHDR and CMSG_NXTHDR give is null or a whole message, and each
-        // value is read only if the message is long enough for its type.
+        // SAFETY: in a well-formed buffer, what CMSG_FIRSTHDR and CMSG_NXTHDR give is null or a
+        // whole message, and null was ruled out. `value` checks the length for its type.
         unsafe {
             match ((*cmsg).cmsg_level, (*cmsg).cmsg_type) {
                 (libc::SOL_UDP, libc::UDP_GRO) => {
@@ -175,7 +177,7 @@ pub(super) unsafe fn read(header: &libc::msghdr, meta: &mut Meta) {
 /// # Safety
 /// `cmsg` points to a whole control message.
 unsafe fn value<T: Copy>(cmsg: *const libc::cmsghdr) -> Option<T> {
-    // SAFETY: the message is whole, and CMSG_LEN only computes.
+    // SAFETY: by the contract above there is a header, and CMSG_LEN computes with a number.
     let (len, needed) = unsafe {
         (
             (*cmsg).cmsg_len as usize,
@@ -185,7 +187,8 @@ unsafe fn value<T: Copy>(cmsg: *const libc::cmsghdr) -> Option<T> {
     if len < needed {
         return None;
     }
-    // SAFETY: the message is long enough, and the value is read unaligned.
+    // SAFETY: the whole message, `len` bytes, has room for a `T`, as just checked. It is read
+    // unaligned, and all `T`s that are asked for are made of integers, of which any is valid.
     Some(unsafe { ptr::read_unaligned(libc::CMSG_DATA(cmsg).cast::<T>()) })
 }
 
@@ -194,7 +197,7 @@ mod tests {
     use super::*;
 
     fn header() -> libc::msghdr {
-        // SAFETY: all zeros is a valid msghdr.
+        // SAFETY: a msghdr is made of integers and pointers, which may be zero.
         unsafe { std::mem::zeroed() }
     }
 
@@ -212,7 +215,7 @@ mod tests {
                     let mut header = header();
                     control.fill(&mut header, &meta, segment_size, v4);
                     let mut read_back = Meta::EMPTY;
-                    // SAFETY: `fill` leaves well-formed messages, as the kernel does.
+                    // SAFETY: `fill` leaves well-formed messages, as the kernel does, in `control`.
                     unsafe { read(&header, &mut read_back) };
                     assert_eq!(read_back.ecn, ecn);
                     if !v4 {

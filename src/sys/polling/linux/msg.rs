@@ -126,7 +126,7 @@ pub(in crate::sys::polling) fn get(
 }
 
 fn set_int(fd: RawFd, level: libc::c_int, name: libc::c_int, value: libc::c_int) -> io::Result<()> {
-    // SAFETY: the value is an int, and its size is told.
+    // SAFETY: `value` is alive, and of the size that is told.
     let result = unsafe {
         libc::setsockopt(
             fd,
@@ -142,7 +142,7 @@ fn set_int(fd: RawFd, level: libc::c_int, name: libc::c_int, value: libc::c_int)
 fn get_int(fd: RawFd, level: libc::c_int, name: libc::c_int) -> io::Result<libc::c_int> {
     let mut value: libc::c_int = 0;
     let mut len = size_of::<libc::c_int>() as libc::socklen_t;
-    // SAFETY: the value is an int, and its size is told.
+    // SAFETY: `value` and `len` are alive, and `len` says how much the kernel may write to `value`.
     let result =
         unsafe { libc::getsockopt(fd, level, name, ptr::from_mut(&mut value).cast(), &mut len) };
     check(result as _).map(|_| value)
@@ -184,13 +184,17 @@ fn receive_into(
 }
 
 /// # Safety
-/// `header` and `name` are as a successful receive has left them.
+/// `header` and `name` are as a successful receive has left them, and the control buffer that the
+/// header points to is alive.
 unsafe fn meta_of(header: &libc::msghdr, name: &MaybeUninit<Name>, ip: bool) -> Meta {
-    // SAFETY: the kernel has written `msg_namelen` bytes of the name.
+    // SAFETY: `name` is where `header` has had the name written, of which the kernel has set
+    // `msg_namelen`. Where that is more than there was room for, it was cut off at `Name`'s end,
+    // and `decode` reads no further than the types in it.
     let mut meta = Meta::from(unsafe { decode(name, header.msg_namelen) });
     meta.truncated = header.msg_flags & libc::MSG_TRUNC != 0;
     if ip && header.msg_controllen > 0 {
-        // SAFETY: passed on.
+        // SAFETY: the header is as the receive has left it and its control buffer alive, by this
+        // function's own contract.
         unsafe { cmsg::read(header, &mut meta) };
     }
     meta
@@ -210,7 +214,7 @@ pub(in crate::sys::polling) fn recv(
     let mut iov = MaybeUninit::uninit();
     let mut name = MaybeUninit::uninit();
     let mut control = Control::EMPTY;
-    // SAFETY: all zeros is a valid msghdr.
+    // SAFETY: a msghdr is made of integers and pointers, which may be zero.
     let mut header: libc::msghdr = unsafe { zeroed() };
     receive_into(
         &mut header,
@@ -220,9 +224,10 @@ pub(in crate::sys::polling) fn recv(
         buf,
     );
     let flags = libc::MSG_DONTWAIT | if peek { libc::MSG_PEEK } else { 0 };
-    // SAFETY: the header points to buffers that are alive and of the sizes it tells.
+    // SAFETY: `receive_into` has pointed the header to `iov`, `name`, `control` and `buf`, with
+    // their sizes; all outlive the call, and nothing else uses them in it.
     let len = retry(|| unsafe { libc::recvmsg(socket.as_raw_fd(), &mut header, flags) })?;
-    // SAFETY: the receive succeeded.
+    // SAFETY: recvmsg(2) succeeded with this header, and `name` and `control` are alive.
     let meta = unsafe { meta_of(&header, &name, ip) };
     Ok((len, meta))
 }
@@ -233,7 +238,7 @@ fn recv_plain(socket: &Socket, buf: &mut [u8], peek: bool) -> io::Result<(usize,
     let mut name_len = NAME_LEN;
     // With MSG_TRUNC the length is the datagram's own, whatever fits.
     let flags = libc::MSG_DONTWAIT | libc::MSG_TRUNC | if peek { libc::MSG_PEEK } else { 0 };
-    // SAFETY: the buffers are alive and of the sizes told.
+    // SAFETY: `buf` and `name` are borrowed mutably for the call, and of the sizes it is told.
     let len = retry(|| unsafe {
         libc::recvfrom(
             socket.as_raw_fd(),
@@ -244,7 +249,8 @@ fn recv_plain(socket: &Socket, buf: &mut [u8], peek: bool) -> io::Result<(usize,
             &mut name_len,
         )
     })?;
-    // SAFETY: the receive succeeded, and has written `name_len` bytes of the name.
+    // SAFETY: the receive succeeded, and has written `name_len` bytes of the name or, if that is
+    // more, all of it.
     let mut meta = Meta::from(unsafe { decode(&name, name_len) });
     meta.truncated = len > buf.len();
     Ok((len.min(buf.len()), meta))
@@ -293,9 +299,9 @@ fn recv_many(
     for i in 0..count {
         let (buf, behind) = rest.split_at_mut(size);
         rest = behind;
-        // SAFETY: all zeros is a valid mmsghdr.
+        // SAFETY: an mmsghdr is made of integers and pointers, which may be zero.
         let header = headers[i].write(unsafe { zeroed() });
-        // SAFETY: a Control is an array of bytes that may be uninitialised.
+        // SAFETY: a Control consists of `MaybeUninit<u8>`: any content is valid.
         let control = unsafe { controls[i].assume_init_mut() };
         receive_into(
             &mut header.msg_hdr,
@@ -305,8 +311,9 @@ fn recv_many(
             buf,
         );
     }
-    // SAFETY: the first `count` headers are initialised and point to buffers that are alive, of
-    // the sizes they tell.
+    // SAFETY: the loop above has written the first `count` headers and pointed each to an iovec, a
+    // name, a control buffer and bytes of its own, with their sizes; the arrays and the arena
+    // outlive the call.
     let filled = retry(|| unsafe {
         libc::recvmmsg(
             socket.as_raw_fd(),
@@ -317,11 +324,11 @@ fn recv_many(
         ) as _
     })?;
     for i in 0..filled {
-        // SAFETY: initialised above.
+        // SAFETY: the kernel fills `count` headers at most, and all of them were written above.
         let header = unsafe { headers[i].assume_init_ref() };
         slots[i] = Slot {
             len: (header.msg_len as usize).min(size),
-            // SAFETY: the receive succeeded for this one.
+            // SAFETY: it is one of those that recvmmsg(2) has filled, and the arrays are alive.
             meta: unsafe { meta_of(&header.msg_hdr, &names[i], with_control) },
         };
     }
@@ -341,7 +348,8 @@ pub(in crate::sys::polling) fn send(
         }
         None => (ptr::null(), 0),
     };
-    // SAFETY: the buffer and the name are alive and of the sizes told.
+    // SAFETY: `data` is borrowed, and `name` is null with the length 0 or points to what `encode`
+    // has written, at least `len` bytes of it.
     retry(|| unsafe {
         libc::sendto(
             socket.as_raw_fd(),
@@ -413,7 +421,7 @@ fn send_messages(
             let (data, behind) = bytes.split_at(len);
             bytes = behind;
             done += these;
-            // SAFETY: all zeros is a valid mmsghdr.
+            // SAFETY: an mmsghdr is made of integers and pointers, which may be zero.
             let header = &mut headers[count].write(unsafe { zeroed() }).msg_hdr;
             header.msg_iov = iovs[count].write(libc::iovec {
                 iov_base: data.as_ptr().cast_mut().cast(),
@@ -426,7 +434,7 @@ fn send_messages(
             }
             let segment_size = (these > 1).then_some(run.size as u16);
             if cmsg::is_needed(&run.meta, segment_size) {
-                // SAFETY: a Control is an array of bytes that may be uninitialised.
+                // SAFETY: a Control consists of `MaybeUninit<u8>`: any content is valid.
                 let control = unsafe { controls[count].assume_init_mut() };
                 control.fill(header, &run.meta, segment_size, is_v4(run, family));
             }
@@ -441,10 +449,11 @@ fn send_messages(
         }
     }
     let sent = if count == 1 {
-        // SAFETY: the first header is initialised and points to buffers that are alive.
+        // SAFETY: the loop above has written the first header, and pointed it to an iovec over
+        // borrowed bytes and, if at all, to a name and control messages in arrays that are alive.
         retry(|| unsafe { libc::sendmsg(fd, headers[0].as_ptr().cast(), SEND_FLAGS) }).map(|_| 1)
     } else {
-        // SAFETY: so are the first `count`.
+        // SAFETY: the same is so for the first `count`.
         retry(|| unsafe {
             libc::sendmmsg(fd, headers.as_mut_ptr().cast(), count as _, SEND_FLAGS as _) as _
         })

@@ -61,9 +61,10 @@ pub(super) fn encode(addr: &Address, into: &mut MaybeUninit<Name>) -> libc::sock
                     sun_path: path,
                 },
             });
-            // A path ends with a NUL that counts, an abstract name with its last byte.
-            let len = addr.as_bytes().len();
-            (UNIX_PATH + len + usize::from(addr.as_path().is_some())) as _
+            // A path ends with a NUL that counts, where there is room for it, an abstract name with
+            // its last byte.
+            let len = addr.as_bytes().len() + usize::from(addr.as_path().is_some());
+            (UNIX_PATH + len).min(size_of::<libc::sockaddr_un>()) as _
         }
     }
 }
@@ -71,7 +72,8 @@ pub(super) fn encode(addr: &Address, into: &mut MaybeUninit<Name>) -> libc::sock
 /// Reads the address that the kernel wrote, `len` bytes of it.
 ///
 /// # Safety
-/// The first `len` bytes of `name` are initialised, as the kernel leaves them.
+/// The first `len` bytes of `name` are initialised, or all of it if that is less: so the kernel
+/// leaves a name for which there was room for a `Name`.
 pub(super) unsafe fn decode(name: &MaybeUninit<Name>, len: libc::socklen_t) -> Address {
     let len = len as usize;
     if len < size_of::<libc::sa_family_t>() {
@@ -79,17 +81,18 @@ pub(super) unsafe fn decode(name: &MaybeUninit<Name>, len: libc::socklen_t) -> A
         return Address::UNNAMED;
     }
     let name = name.as_ptr();
-    // SAFETY: `len` covers the family.
+    // SAFETY: at least the bytes of the family are initialised, as just checked, and each type in
+    // the union begins with it.
     let family = i32::from(unsafe { (*name).family });
     match family {
         libc::AF_INET if len >= size_of::<libc::sockaddr_in>() => {
-            // SAFETY: `len` covers the whole of it.
+            // SAFETY: all of its bytes are initialised, as just checked, and integers.
             let addr = unsafe { (*name).v4 };
             let ip = Ipv4Addr::from(addr.sin_addr.s_addr.to_ne_bytes());
             SocketAddrV4::new(ip, u16::from_be(addr.sin_port)).into()
         }
         libc::AF_INET6 if len >= size_of::<libc::sockaddr_in6>() => {
-            // SAFETY: `len` covers the whole of it.
+            // SAFETY: all of its bytes are initialised, as just checked, and integers.
             let addr = unsafe { (*name).v6 };
             SocketAddrV6::new(
                 Ipv6Addr::from(addr.sin6_addr.s6_addr),
@@ -103,7 +106,8 @@ pub(super) unsafe fn decode(name: &MaybeUninit<Name>, len: libc::socklen_t) -> A
             let len = len
                 .min(size_of::<libc::sockaddr_un>())
                 .saturating_sub(UNIX_PATH);
-            // SAFETY: `len` bytes of the path are initialised, and lie within `name`.
+            // SAFETY: `len` was cut to what is behind the family in a sockaddr_un, so that the bytes
+            // lie within `name`, and they are initialised by the contract above.
             let path = unsafe { std::slice::from_raw_parts(name.cast::<u8>().add(UNIX_PATH), len) };
             let path = match path {
                 [0, ..] => path,
@@ -127,6 +131,8 @@ mod tests {
             SocketAddrV6::new(Ipv6Addr::LOCALHOST, 1, 2, 3).into(),
             "/tmp/x.sock".parse().unwrap(),
             UnixAddress::from_path("x".repeat(107)).unwrap().into(),
+            // As a peer may be bound: without room for the NUL.
+            UnixAddress::copy_from(&[b'x'; 108]).into(),
             "@name".parse().unwrap(),
             UnixAddress::from_abstract_name([0; 107]).unwrap().into(),
             Address::UNNAMED,
@@ -135,7 +141,7 @@ mod tests {
             let mut name = MaybeUninit::uninit();
             let len = encode(&addr, &mut name);
             assert!(len <= NAME_LEN);
-            // SAFETY: `encode` has initialised so much of it.
+            // SAFETY: `encode` has written a whole address, at least `len` bytes.
             assert_eq!(unsafe { decode(&name, len) }, addr);
         }
     }

@@ -36,7 +36,7 @@ impl Wake {
     pub(in crate::sys::polling) fn new(poller: &Poller) -> io::Result<Wake> {
         let fd = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         // SAFETY: the descriptor must not be closed while the poller knows it. `Registry` holds
-        // both and drops the poller first.
+        // both, in fields that are dropped in this order: the poller, then what is made here.
         unsafe { poller.add_with_mode(&fd, Event::readable(WAKE_KEY), PollMode::Edge)? };
         Ok(Wake { fd: Arc::new(fd) })
     }
