@@ -1,6 +1,6 @@
 //! Addresses of all families in one type.
 
-use std::fmt;
+use std::fmt::{self, Write};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::path::Path;
@@ -91,7 +91,8 @@ impl FromStr for Address {
             UnixAddress::from_text(text).map(Address::Unix)
         } else {
             Err(invalid(format_args!(
-                "'{text}' is no address: expected IP:PORT, @NAME or a path with a '/'"
+                "'{}' is no address: expected IP:PORT, @NAME or a path with a '/'",
+                Escaped(text.as_bytes())
             )))
         }
     }
@@ -163,7 +164,7 @@ impl UnixAddress {
         if bytes.len() >= UNIX_CAPACITY {
             return Err(invalid(format_args!(
                 "the path '{}' has {} bytes, a Unix socket's has at most {}",
-                path.display(),
+                Escaped(bytes),
                 bytes.len(),
                 UNIX_CAPACITY - 1
             )));
@@ -275,15 +276,36 @@ impl std::hash::Hash for UnixAddress {
     }
 }
 
-/// A path as it is, `@name` for an abstract name (bytes that do not print are escaped),
-/// `(unnamed)`.
+/// A path, `@name` for an abstract name, or `(unnamed)`, on one line: peers choose their names, so
+/// what does not print is escaped as in Rust's string literals (`\n`, `\u{1b}`, `\xff`), and so are
+/// backslashes. Other names are [read](Address#impl-FromStr-for-Address) back as they were.
 impl fmt::Display for UnixAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.as_bytes() {
             [] => f.write_str("(unnamed)"),
             [0, name @ ..] => write!(f, "@{}", name.escape_ascii()),
-            path => f.write_str(&String::from_utf8_lossy(path)),
+            path => Escaped(path).fmt(f),
         }
+    }
+}
+
+/// Text that somebody else has chosen, for a log: whatever is in it, it stays on its line, does not
+/// control a terminal, and is not taken for other text.
+pub(crate) struct Escaped<'a>(pub(crate) &'a [u8]);
+
+impl fmt::Display for Escaped<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for chunk in self.0.utf8_chunks() {
+            for c in chunk.valid().chars() {
+                if let '\'' | '"' = c {
+                    f.write_char(c)?;
+                } else {
+                    c.escape_debug().fmt(f)?;
+                }
+            }
+            chunk.invalid().escape_ascii().fmt(f)?;
+        }
+        Ok(())
     }
 }
 
@@ -306,10 +328,44 @@ mod tests {
             "[fe80::1%3]:53",
             "/run/x.sock",
             "./x",
+            "/tmp/with space, 'quotes' and \"these\"",
+            "/tmp/Käse/日本語",
             "@name",
         ] {
             let addr: Address = text.parse().unwrap();
             assert_eq!(addr.to_string(), text);
+        }
+    }
+
+    #[test]
+    fn names_that_peers_choose_stay_on_their_line() {
+        for (bytes, printed) in [
+            (&b"/tmp/a\nERROR forged"[..], r"/tmp/a\nERROR forged"),
+            (
+                b"/tmp/\r\t\x1b[2J\x07\x7f",
+                r"/tmp/\r\t\u{1b}[2J\u{7}\u{7f}",
+            ),
+            (b"/tmp/\xff\xc3(", r"/tmp/\xff\xc3("),
+            // C1 controls, an override of the direction, a line separator.
+            (
+                "/\u{9b}31m\u{202e}\u{2028}".as_bytes(),
+                r"/\u{9b}31m\u{202e}\u{2028}",
+            ),
+            (br"/tmp/a\nb", r"/tmp/a\\nb"),
+            (b"\0x\n\x1b\xff", r"@x\n\x1b\xff"),
+        ] {
+            let unix = UnixAddress::from_bytes(bytes).unwrap();
+            let addr = Address::from(unix);
+            for text in [
+                unix.to_string(),
+                addr.to_string(),
+                format!("{unix:?}"),
+                format!("{addr:?}"),
+                format!("{addr:#?}"),
+                crate::net::Target::from(addr).to_string(),
+            ] {
+                assert_eq!(text, printed);
+            }
         }
     }
 

@@ -356,3 +356,53 @@ fn sockets_are_converted_both_ways_and_others_refused() {
         }
     });
 }
+
+#[test]
+fn the_name_that_a_peer_has_chosen_stays_on_its_line() {
+    block_on_within(async {
+        let folder = folder();
+        let (ours, _) = at_path(&folder, "ours");
+        // What a log would show as a line of its own, in colour.
+        let name = "x\nERROR forged \u{1b}[31m";
+        let shown = r"x\nERROR forged \u{1b}[31m";
+        let (peer, addr) = at_path(&folder, name);
+        peer.send_to(b"hello", &ours.local_addr().unwrap())
+            .await
+            .unwrap();
+        let (_, meta) = ours.recv_meta(&mut [0; 16]).await.unwrap();
+        assert_eq!(meta.from, addr);
+        ours.connect(&addr).unwrap();
+        drop(peer);
+        let refused = ours.send_to(b"reply", &meta.from).await.unwrap_err();
+
+        let listener_path = folder.path().join("listener");
+        let listener = coracle::net::UnixListener::bind(&listener_path).unwrap();
+        let client = socket2::Socket::new(socket2::Domain::UNIX, socket2::Type::STREAM, None);
+        let client = client.unwrap();
+        let path = folder.path().join(format!("stream {name}"));
+        client
+            .bind(&socket2::SockAddr::unix(&path).unwrap())
+            .unwrap();
+        client
+            .connect(&socket2::SockAddr::unix(&listener_path).unwrap())
+            .unwrap();
+        let (stream, from) = listener.accept().await.unwrap();
+
+        let missing = coracle::net::UnixStream::connect(&path).await.unwrap_err();
+        for text in [
+            meta.from.to_string(),
+            format!("{:?}", meta.from),
+            format!("{meta:?}"),
+            format!("{ours:?}"),
+            refused.to_string(),
+            format!("{refused:?}"),
+            from.to_string(),
+            format!("{stream:?}"),
+            missing.to_string(),
+        ] {
+            assert!(!text.contains(char::is_control), "{text:?}");
+            // Debug of the text in an error escapes the backslashes once more.
+            assert!(text.replace(r"\\", r"\").contains(shown), "{text}");
+        }
+    });
+}

@@ -26,6 +26,7 @@ pub use self::split::{OwnedReadHalf, OwnedWriteHalf, ReuniteError};
 pub use self::stream::Incoming;
 #[cfg(unix)]
 pub(crate) use self::target::unix_address;
+pub(crate) use self::target::Pair;
 pub use self::target::Target;
 pub use self::tcp::{TcpListener, TcpStream};
 #[cfg(feature = "tls")]

@@ -5,7 +5,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::path::{Path, PathBuf};
 
-use crate::address::{Address, UnixAddress};
+use crate::address::{Address, Escaped, UnixAddress};
 use crate::error::invalid;
 use crate::sys::caps::Family;
 
@@ -90,7 +90,8 @@ fn parse_text(text: &str) -> io::Result<Parsed> {
     match pair {
         Some((host, service)) => parse_pair(host, service),
         None => Err(invalid(format_args!(
-            "'{text}' is no address: expected HOST:PORT, [IPv6]:PORT, @NAME or a path with a '/'"
+            "'{}' is no address: expected HOST:PORT, [IPv6]:PORT, @NAME or a path with a '/'",
+            Escaped(text.as_bytes())
         ))),
     }
 }
@@ -98,7 +99,8 @@ fn parse_text(text: &str) -> io::Result<Parsed> {
 fn parse_pair(host: &str, service: &str) -> io::Result<Parsed> {
     if host.is_empty() {
         return Err(invalid(format_args!(
-            "the host of ':{service}' is empty: name an address, 0.0.0.0 or [::] for all"
+            "the host of '{}' is empty: name an address, 0.0.0.0 or [::] for all",
+            Pair(host, service)
         )));
     }
     let pair = Pair(host, service);
@@ -127,6 +129,11 @@ fn parse_pair(host: &str, service: &str) -> io::Result<Parsed> {
             "'{pair}' has neither a port nor the name of a service"
         )));
     }
+    if host.contains(|any: char| any.is_control() || any.is_whitespace()) {
+        return Err(invalid(format_args!(
+            "the host of '{pair}' holds a space or a control character"
+        )));
+    }
     if is_malformed_ip(host) {
         return Err(invalid(format_args!(
             "the host of '{pair}' is not an IP address"
@@ -139,12 +146,13 @@ fn parse_pair(host: &str, service: &str) -> io::Result<Parsed> {
 }
 
 /// Host and service as they are written.
-struct Pair<'a>(&'a str, &'a str);
+pub(crate) struct Pair<'a>(pub(crate) &'a str, pub(crate) &'a str);
 
 impl fmt::Display for Pair<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Pair(host, service) = self;
-        if host.contains(':') {
+        let host = Escaped(self.0.as_bytes());
+        let service = Escaped(self.1.as_bytes());
+        if self.0.contains(':') {
             write!(f, "[{host}]:{service}")
         } else {
             write!(f, "{host}:{service}")
@@ -205,12 +213,13 @@ impl Parsed {
     }
 }
 
+/// As it was given; what does not print is escaped, as in the text of a [`UnixAddress`].
 impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0 {
-            Kind::Text(text) => f.write_str(text),
+            Kind::Text(text) => Escaped(text.as_bytes()).fmt(f),
             Kind::Pair(host, service) => Pair(host, service).fmt(f),
-            Kind::Path(path) => path.display().fmt(f),
+            Kind::Path(path) => Escaped(path.as_os_str().as_encoded_bytes()).fmt(f),
             Kind::Bytes(bytes) => bytes.escape_ascii().fmt(f),
             Kind::Address(addr) => addr.fmt(f),
         }
@@ -421,6 +430,9 @@ mod tests {
             "x:70000",
             "[::1:53",
             "a\0b:1",
+            "a b:1",
+            "a\nb:1",
+            " localhost:1",
         ] {
             assert!(
                 parsed(text).starts_with("error "),

@@ -33,6 +33,7 @@
 
 pub(crate) mod caps;
 
+use std::fmt;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::net::Shutdown;
 use std::task::{Context, Poll};
@@ -40,6 +41,7 @@ use std::time::{Duration, Instant};
 
 use crate::address::Address;
 use crate::batch::{Meta, RecvBatch, SendBatch};
+use crate::net::Pair;
 use crate::sys::caps::{
     Caps, DatagramConfig, Family, Interface, Keepalive, ListenerConfig, Membership, SocketOption,
     StreamConfig,
@@ -280,4 +282,11 @@ pub(crate) struct Lookup {
     pub(crate) stream: bool,
     pub(crate) protocol: i32,
     pub(crate) flags: i32,
+}
+
+/// What is being done, as errors say it.
+impl fmt::Display for Lookup {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "resolve {}", Pair(&self.host, &self.service))
+    }
 }

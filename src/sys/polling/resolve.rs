@@ -47,7 +47,7 @@ pub(crate) mod resolve_flags {
 
 /// The addresses of a host and a service, in the resolver's order.
 pub(crate) async fn resolve(lookup: Lookup) -> io::Result<Vec<SocketAddr>> {
-    let name = format!("resolve {}:{}", lookup.host, lookup.service);
+    let name = lookup.to_string();
     pool::run(move || ask(&lookup))
         .await
         .and_then(|answer| answer)

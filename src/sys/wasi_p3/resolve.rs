@@ -13,7 +13,7 @@ use crate::sys::Lookup;
 
 /// The addresses of a host, in the host's order, with the port.
 pub(crate) async fn resolve(lookup: Lookup) -> io::Result<Vec<SocketAddr>> {
-    let name = format!("resolve {}:{}", lookup.host, lookup.service);
+    let name = lookup.to_string();
     ask(&lookup).await.map_err(|error| context(error, name))
 }
 
