@@ -126,6 +126,11 @@ fn names_may_be_addresses_and_default_to_the_host() {
         echoes(tls().remote_addr(("127.0.0.1", port))).await;
         let numeric = tls().remote_addr(addr).server_hostname("::1");
         echoes(numeric).await;
+        // A scope is this machine's business.
+        for scope in ["lo", "1"] {
+            let scoped = format!("::1%{scope}");
+            echoes(tls().remote_addr(addr).server_hostname(scoped)).await;
+        }
         if !cfg!(target_os = "wasi") {
             let by_name = tls().remote_addr(("localhost", port));
             let transport = echoes(by_name.family(coracle::Family::Inet)).await;
@@ -133,6 +138,42 @@ fn names_may_be_addresses_and_default_to_the_host() {
         }
         let wrong = tls().remote_addr(addr).server_hostname("127.0.0.3");
         assert_eq!(failure(wrong).await.kind(), ErrorKind::InvalidData);
+    });
+}
+
+/// In a process with a network of its own, which has a link-local address.
+#[cfg(target_os = "linux")]
+#[test]
+fn the_scope_of_an_address_is_not_part_of_the_servers_name() {
+    let test = "the_scope_of_an_address_is_not_part_of_the_servers_name";
+    let with_network = |program: &std::path::Path| {
+        let mut command = std::process::Command::new("unshare");
+        let script =
+            r#"ip link set lo up && ip addr add fe80::1/64 dev lo nodad && exec "$0" "$@""#;
+        command.args(["--map-root-user", "--net", "sh", "-c", script]);
+        command.arg(program);
+        command
+    };
+    common::in_process(test, with_network, || {
+        block_on_within(async {
+            let options = TcpServerOptions::new().local_addr("[fe80::1%lo]:0");
+            let server = create_server(|| Recorder::echoing(&Log::new()), options.tls(server()));
+            let server = server.await.unwrap();
+            let addr = server.local_addrs()[0];
+            let port = addr.as_ip().unwrap().port();
+            let tls = || TcpOptions::new().tls(common::tls::client());
+            let named = tls()
+                .remote_addr(("fe80::1%lo", port))
+                .server_hostname(NAME);
+            echoes(named).await;
+            for remote in [format!("[fe80::1%lo]:{port}"), addr.to_string()] {
+                let error = failure(tls().remote_addr(remote)).await;
+                // It was asked for by the address, which its certificate does not have.
+                assert_eq!(error.kind(), ErrorKind::InvalidData, "{error}");
+                assert!(error.to_string().contains("fe80::1"), "{error}");
+                assert!(!error.to_string().contains('%'), "{error}");
+            }
+        });
     });
 }
 

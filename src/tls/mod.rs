@@ -53,6 +53,7 @@ pub(crate) mod session;
 mod sinks;
 
 use std::io;
+use std::net::Ipv6Addr;
 
 use rustls::pki_types::ServerName;
 
@@ -66,11 +67,33 @@ pub use rustls;
 
 use crate::error::invalid;
 
-/// A server's name in the form that rustls has it: a host name or an IP address.
+/// A server's name in the form that rustls has it: a host name or an IP address, without a scope,
+/// which says something of this machine and not of the server.
 pub(crate) fn server_name(name: &str) -> io::Result<ServerName<'static>> {
-    ServerName::try_from(name.to_owned()).map_err(|_| {
+    let host = match name.split_once('%') {
+        Some((ip, _scope)) if ip.parse::<Ipv6Addr>().is_ok() => ip,
+        _ => name,
+    };
+    ServerName::try_from(host.to_owned()).map_err(|_| {
         invalid(format_args!(
             "server_hostname '{name}' is neither a host name nor an IP address"
         ))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn scopes_are_not_part_of_a_servers_name() {
+        let plain = server_name("fe80::1").unwrap();
+        for scoped in ["fe80::1%lo", "fe80::1%1", "fe80::1%eth0.1"] {
+            assert_eq!(server_name(scoped).unwrap(), plain);
+        }
+        for other in ["127.0.0.1%lo", "localhost%lo", "%lo", "no name", ""] {
+            let error = server_name(other).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
+        }
+    }
 }
