@@ -55,7 +55,7 @@
 //!
 //! # Platforms
 //! Linux is the home, where system calls are the budget: an echoed datagram or message costs three,
-//! a batch of datagrams little more. macOS, the BSDs, illumos, Android and Windows go through
+//! a batch of datagrams little more. macOS, the BSDs, Android and Windows go through
 //! `polling`, one datagram a call. WASI 0.2 and 0.3 have backends of their own, on the bindings.
 //! What a platform lacks gives `Unsupported`, and can be asked for with [`net::UdpSocket::caps`].
 #![deny(unsafe_code)]

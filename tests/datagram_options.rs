@@ -229,7 +229,7 @@ fn a_family_alone_makes_an_unbound_endpoint() {
     });
 }
 
-#[cfg(all(unix, not(any(target_os = "solaris", target_os = "illumos"))))]
+#[cfg(unix)]
 #[test]
 fn an_address_is_shared_if_all_ask_for_it() {
     block_on_within(async {

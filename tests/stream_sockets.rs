@@ -310,8 +310,7 @@ fn options_come_back_as_they_were_set() {
     });
 }
 
-// illumos knows no flag against the signal: there it is ignored, as std has it.
-#[cfg(all(unix, not(any(target_os = "solaris", target_os = "illumos"))))]
+#[cfg(unix)]
 #[test]
 fn a_peer_that_is_gone_is_an_error_and_no_signal() {
     use common::stream::Recorder;

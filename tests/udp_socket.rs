@@ -395,7 +395,7 @@ fn options_of_groups_and_families_come_back_as_they_were_set() {
     });
 }
 
-#[cfg(all(unix, not(any(target_os = "solaris", target_os = "illumos"))))]
+#[cfg(unix)]
 #[test]
 fn two_sockets_share_a_port_when_both_ask_for_it() {
     block_on_within(async {

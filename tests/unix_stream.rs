@@ -260,7 +260,6 @@ fn a_pair_is_two_streams_without_names_connected_to_each_other() {
     });
 }
 
-#[cfg(not(any(target_os = "solaris", target_os = "illumos")))]
 #[test]
 fn the_system_vouches_for_the_peer() {
     block_on_within(async {

@@ -246,7 +246,7 @@ impl UdpSocket {
     /// set before binding, by each of them.
     ///
     /// # Errors
-    /// - `Unsupported`: not on this platform (Windows, illumos, WASI).
+    /// - `Unsupported`: not on this platform (Windows, WASI).
     ///
     /// # Examples
     /// ```

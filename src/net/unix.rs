@@ -123,7 +123,7 @@ impl UnixStream {
     /// getpeereid(3)). The system vouches for it.
     ///
     /// # Errors
-    /// - `Unsupported`: illumos.
+    /// - `Unsupported`: not on this platform (others than Linux, Android, macOS and the BSDs).
     /// - others as the system gives them.
     pub fn peer_cred(&self) -> io::Result<PeerCred> {
         self.inner.peer_cred()

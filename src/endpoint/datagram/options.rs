@@ -92,7 +92,7 @@ impl DatagramOptions {
     /// (`SO_REUSEPORT`); each of them has to ask for it.
     ///
     /// # Platforms
-    /// Unix but illumos; IP only. Elsewhere the call that makes the endpoint gives `Unsupported`.
+    /// Unix; IP only. Elsewhere the call that makes the endpoint gives `Unsupported`.
     pub fn reuse_port(mut self, on: bool) -> DatagramOptions {
         self.reuse_port = on;
         self

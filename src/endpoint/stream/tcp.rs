@@ -400,7 +400,7 @@ impl TcpServerOptions {
     /// (`SO_REUSEPORT`); each of them has to ask for it.
     ///
     /// # Platforms
-    /// Unix but illumos. Elsewhere the call that makes the server gives `Unsupported`.
+    /// Unix. Elsewhere the call that makes the server gives `Unsupported`.
     pub fn reuse_port(mut self, on: bool) -> TcpServerOptions {
         self.reuse_port = on;
         self

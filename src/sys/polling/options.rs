@@ -105,10 +105,7 @@ fn saturate(size: usize) -> u32 {
     u32::try_from(size).unwrap_or(u32::MAX)
 }
 
-#[cfg(all(
-    unix,
-    not(any(target_os = "solaris", target_os = "illumos", target_os = "cygwin"))
-))]
+#[cfg(all(unix, not(target_os = "cygwin")))]
 pub(super) fn set_reuse_port(socket: &Socket, on: bool) -> io::Result<()> {
     // Linux refuses it for Unix sockets since 6.12; before, it took it and did nothing.
     if super::address::family_of(socket)? == Family::Unix {
@@ -117,26 +114,17 @@ pub(super) fn set_reuse_port(socket: &Socket, on: bool) -> io::Result<()> {
     socket.set_reuse_port(on)
 }
 
-#[cfg(not(all(
-    unix,
-    not(any(target_os = "solaris", target_os = "illumos", target_os = "cygwin"))
-)))]
+#[cfg(not(all(unix, not(target_os = "cygwin"))))]
 pub(super) fn set_reuse_port(_socket: &Socket, _on: bool) -> io::Result<()> {
     Err(unsupported("reuse_port"))
 }
 
-#[cfg(all(
-    unix,
-    not(any(target_os = "solaris", target_os = "illumos", target_os = "cygwin"))
-))]
+#[cfg(all(unix, not(target_os = "cygwin")))]
 fn reuse_port(socket: &Socket) -> io::Result<bool> {
     socket.reuse_port()
 }
 
-#[cfg(not(all(
-    unix,
-    not(any(target_os = "solaris", target_os = "illumos", target_os = "cygwin"))
-)))]
+#[cfg(not(all(unix, not(target_os = "cygwin"))))]
 fn reuse_port(_socket: &Socket) -> io::Result<bool> {
     Ok(false)
 }

@@ -20,23 +20,8 @@ pub(crate) mod resolve_flags {
     pub(crate) const ADDR_CONFIG: i32 = libc::AI_ADDRCONFIG;
 }
 
-/// The numbers of `AI_*` in illumos' headers.
-#[cfg(any(target_os = "solaris", target_os = "illumos"))]
-pub(crate) mod resolve_flags {
-    pub(crate) const PASSIVE: i32 = 0x8;
-    pub(crate) const NUMERIC_HOST: i32 = 0x20;
-    pub(crate) const V4_MAPPED: i32 = 0x1;
-    pub(crate) const ALL: i32 = 0x2;
-    pub(crate) const ADDR_CONFIG: i32 = 0x4;
-}
-
 /// The numbers of `AI_*` in the headers of macOS, the BSDs and Windows.
-#[cfg(not(any(
-    target_os = "linux",
-    target_os = "android",
-    target_os = "solaris",
-    target_os = "illumos"
-)))]
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
 pub(crate) mod resolve_flags {
     pub(crate) const PASSIVE: i32 = 0x1;
     pub(crate) const NUMERIC_HOST: i32 = 0x4;

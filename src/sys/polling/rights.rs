@@ -21,9 +21,9 @@ const SPACE: usize = cmsg_space!(ScmRights(DESCRIPTORS)) + 256;
 #[repr(C, align(8))]
 struct Control([MaybeUninit<u8>; SPACE]);
 
-#[cfg(any(target_vendor = "apple", target_os = "solaris", target_os = "illumos"))]
+#[cfg(target_vendor = "apple")]
 const FLAGS: libc::c_int = 0;
-#[cfg(not(any(target_vendor = "apple", target_os = "solaris", target_os = "illumos")))]
+#[cfg(not(target_vendor = "apple"))]
 const FLAGS: libc::c_int = libc::MSG_CMSG_CLOEXEC;
 
 /// Reads what is there as far as it fits; the descriptors that came with it, all of them closed by
@@ -95,13 +95,13 @@ unsafe fn take(header: &libc::msghdr, fds: &mut Vec<OwnedFd>) {
 }
 
 /// Where receiving cannot see to it; a child that another thread starts in between inherits it.
-#[cfg(any(target_vendor = "apple", target_os = "solaris", target_os = "illumos"))]
+#[cfg(target_vendor = "apple")]
 fn close_by_exec(fd: &OwnedFd) -> io::Result<()> {
     rustix::io::fcntl_setfd(fd, rustix::io::FdFlags::CLOEXEC)?;
     Ok(())
 }
 
-#[cfg(not(any(target_vendor = "apple", target_os = "solaris", target_os = "illumos")))]
+#[cfg(not(target_vendor = "apple"))]
 fn close_by_exec(_fd: &OwnedFd) -> io::Result<()> {
     Ok(())
 }

@@ -85,12 +85,12 @@ impl Stream {
     }
 }
 
-#[cfg(any(target_vendor = "apple", target_os = "solaris", target_os = "illumos"))]
+#[cfg(target_vendor = "apple")]
 fn send_flags() -> SendFlags {
     SendFlags::empty()
 }
 
-#[cfg(not(any(target_vendor = "apple", target_os = "solaris", target_os = "illumos")))]
+#[cfg(not(target_vendor = "apple"))]
 fn send_flags() -> SendFlags {
     SendFlags::NOSIGNAL
 }

@@ -5,18 +5,11 @@ use std::io;
 use socket2::{SockAddr, Socket};
 
 /// A peer that is gone is an error, no signal.
-#[cfg(all(
-    unix,
-    not(any(target_vendor = "apple", target_os = "solaris", target_os = "illumos"))
-))]
+#[cfg(all(unix, not(target_vendor = "apple")))]
 pub(in crate::sys::polling) const NO_SIGNAL: i32 = libc::MSG_NOSIGNAL;
 
-/// An option of the socket sees to it (Apple), there are no signals (Windows), or std has had the
-/// signal ignored (illumos).
-#[cfg(not(all(
-    unix,
-    not(any(target_vendor = "apple", target_os = "solaris", target_os = "illumos"))
-)))]
+/// An option of the socket sees to it (Apple), or there are no signals (Windows).
+#[cfg(not(all(unix, not(target_vendor = "apple"))))]
 pub(in crate::sys::polling) const NO_SIGNAL: i32 = 0;
 
 /// A connection that does not block and is closed by exec.
