@@ -10,7 +10,10 @@
 //! - `rustls = { version = "0.23", features = ["ring"] }` or `["aws_lc_rs"]` in your `Cargo.toml`
 //!   (both need a C compiler): then `ClientConfig::builder()` finds it by itself.
 //! - the crate `rustls-graviola`: assembly without a C compiler, for x86-64 and AArch64.
-//! - the crate `rustls-rustcrypto`: Rust alone, for everything else, WASI included.
+//! - the crate `rustls-rustcrypto`: Rust alone, where nothing else can be had: WASI, and other
+//!   processors without a C compiler. It is an alpha version, and brings crates with open
+//!   advisories: `rsa` 0.9 (RUSTSEC-2023-0071; use no RSA keys with it) and `rustls-webpki` 0.102
+//!   (RUSTSEC-2026-0098, -0099, -0104; certificates are checked by rustls' own, newer one).
 //!
 //! The last two are given to `builder_with_provider`, or installed once for the whole program with
 //! [`install_default`](rustls::crypto::CryptoProvider::install_default).
