@@ -371,7 +371,7 @@ fn the_name_that_a_peer_has_chosen_stays_on_its_line() {
             .unwrap();
         let (_, meta) = ours.recv_meta(&mut [0; 16]).await.unwrap();
         assert_eq!(meta.from, addr);
-        ours.connect(&addr).unwrap();
+        ours.connect(addr).unwrap();
         drop(peer);
         let refused = ours.send_to(b"reply", &meta.from).await.unwrap_err();
 
