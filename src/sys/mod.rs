@@ -203,6 +203,8 @@ pub(crate) trait StreamOps:
     fn try_read(&self, bufs: &mut [IoSliceMut<'_>]) -> io::Result<usize>;
     /// As `try_read`, for those who wait with `poll_readable`: the host need not be asked for
     /// news, which may run anything.
+    // Without the feature `tls`, nobody does.
+    #[allow(dead_code)]
     fn read_ready(&self, bufs: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
         self.try_read(bufs)
     }
