@@ -113,6 +113,12 @@ impl RecvBatch {
         (&mut self.arena, self.size, &mut self.slots)
     }
 
+    /// How many buffers were filled.
+    #[cfg(any(unix, windows))]
+    pub(crate) fn filled(&self) -> usize {
+        self.filled
+    }
+
     pub(crate) fn set_filled(&mut self, filled: usize) {
         self.filled = filled;
     }

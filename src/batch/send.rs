@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io;
+use std::task::Poll;
 
 use crate::address::Address;
 use crate::batch::SendMeta;
@@ -172,6 +173,19 @@ impl SendBatch {
         }
     }
 
+    /// What a socket tells of a send that came to `poll`, and may have found an error waiting.
+    pub(crate) fn outcome(
+        &mut self,
+        poll: Poll<io::Result<usize>>,
+        earlier: Option<io::Error>,
+    ) -> Poll<io::Result<usize>> {
+        match (poll, earlier) {
+            // The error of the datagram at the front comes again.
+            (_, Some(error)) => Poll::Ready(Err(error)),
+            (poll, None) => poll.map_err(|error| self.fail_front(error, None)),
+        }
+    }
+
     /// Takes the datagram at the front off, which the system refused, and names it in the error.
     /// `peer` is where it was to go if it does not say so itself.
     pub(crate) fn fail_front(&mut self, error: io::Error, peer: Option<&Address>) -> io::Error {
@@ -179,10 +193,11 @@ impl SendBatch {
             return error;
         };
         let len = run.bytes(1);
-        let error = match run.to.as_ref().or(peer) {
-            Some(to) => context(error, format_args!("send {len} bytes to {to}")),
-            None => context(error, format_args!("send {len} bytes")),
-        };
+        let to = run.to.as_ref().or(peer);
+        let to = to.map(|to| format!(" to {to}")).unwrap_or_default();
+        let from = run.meta.source;
+        let from = from.map(|from| format!(" from {from}")).unwrap_or_default();
+        let error = context(error, format_args!("send {len} bytes{to}{from}"));
         self.advance(1);
         error
     }

@@ -174,7 +174,9 @@ macro_rules! common_io {
         /// how many. What the batch held before is forgotten.
         ///
         /// # Errors
-        /// What the network reported since; the datagrams behind it come with the next call.
+        /// - What the network reported since; the datagrams behind it come with the next call.
+        /// - `InvalidInput`: datagrams may come merged (`receive_offload`), and the buffers are
+        ///   smaller than 65,535 bytes.
         ///
         /// # Cancel safety
         /// No datagram is lost.

@@ -140,6 +140,10 @@ impl UdpSocket {
     /// The system's, named with the address: the datagram is too large, the address of another
     /// family, broadcast was not allowed, …. The socket goes on working.
     ///
+    /// What the network reports of an earlier datagram (`ConnectionRefused`, `HostUnreachable`, …)
+    /// is not this one's error: the next receive or [`take_error`](UdpSocket::take_error) tells
+    /// it.
+    ///
     /// # Cancel safety
     /// If it is dropped before it is done, nothing has been sent.
     pub async fn send_to(&self, data: &[u8], to: &Address) -> io::Result<usize> {
@@ -154,16 +158,18 @@ impl UdpSocket {
     /// # Errors
     /// - `NotConnected` or `InvalidInput`: there is none.
     /// - `ConnectionRefused`: an earlier datagram found nobody listening; this one was not sent.
-    /// - others as [`send_to`](UdpSocket::send_to).
+    /// - others as [`send_to`](UdpSocket::send_to), which also says what becomes of other errors of
+    ///   an earlier datagram.
     ///
     /// # Cancel safety
     /// If it is dropped before it is done, nothing has been sent.
     pub async fn send(&self, data: &[u8]) -> io::Result<usize> {
         wait(&self.inner, Direction::Write, |waiter| {
-            self.inner.poll_send(waiter, data, None)
+            let poll = self.inner.poll_send(waiter, data, None);
+            self.inner.tell_earlier();
+            poll.map_ok(|()| data.len())
         })
         .await
-        .map(|()| data.len())
     }
 
     /// As [`send_to`](UdpSocket::send_to), in the form of a poll function.
@@ -176,9 +182,11 @@ impl UdpSocket {
         data: &[u8],
         to: &Address,
     ) -> Poll<io::Result<usize>> {
-        self.inner
-            .poll_send(&mut Waiter::polled(cx), data, Some(to))
-            .map(|result| sent(result, data, to))
+        let poll = self
+            .inner
+            .poll_send(&mut Waiter::polled(cx), data, Some(to));
+        self.inner.tell_earlier();
+        poll.map(|result| sent(result, data, to))
     }
 
     /// As [`send_to`](UdpSocket::send_to), but never waits.
@@ -187,15 +195,20 @@ impl UdpSocket {
     /// - `WouldBlock`: the system's buffer is full.
     /// - others as `send_to`.
     pub fn try_send_to(&self, data: &[u8], to: &Address) -> io::Result<usize> {
-        sent(self.inner.try_send(data, Some(to)), data, to)
+        let result = self.inner.try_send(data, Some(to));
+        self.inner.tell_earlier();
+        sent(result, data, to)
     }
 
     /// Sends as many datagrams from the front of `batch` as the system takes at once, takes them
     /// off, and tells how many. Call it until the batch is empty.
     ///
     /// # Errors
-    /// What the system says to the datagram at the front, named with its size and destination; it
-    /// is taken off, and the others stay to be sent.
+    /// - What the system says to the datagram at the front, named with its size and destination; it
+    ///   is taken off, and the others stay to be sent.
+    /// - What the network has reported of an earlier datagram (`ConnectionRefused`,
+    ///   `HostUnreachable`, …), without a destination; none is lost: what was sent all the same has
+    ///   been taken off, and the others stay.
     ///
     /// # Cancel safety
     /// What has been sent has been taken off.
@@ -206,11 +219,11 @@ impl UdpSocket {
         if batch.is_empty() {
             return Ok(0);
         }
-        let result = wait(&self.inner, Direction::Write, |waiter| {
-            self.inner.poll_send_batch(waiter, batch)
+        wait(&self.inner, Direction::Write, |waiter| {
+            let poll = self.inner.poll_send_batch(waiter, batch);
+            batch.outcome(poll, self.inner.take_earlier())
         })
-        .await;
-        result.map_err(|error| batch.fail_front(error, None))
+        .await
     }
 
     common_io!();
@@ -400,10 +413,12 @@ impl UdpSocket {
     }
 
     /// Has the system merge runs of datagrams (GRO), which batches take apart again. Receiving
-    /// single datagrams is refused from then on.
+    /// single datagrams is refused from then on, with `InvalidInput`, and so are batches of buffers
+    /// that are smaller than 65,535 bytes.
     ///
     /// # Errors
     /// - `Unsupported`: not on this platform; see [`Caps::receive_offload`].
+    /// - `ResourceBusy`: it cannot be turned off while datagrams wait which may have been merged.
     pub fn set_receive_offload(&self, on: bool) -> io::Result<()> {
         self.set(SocketOption::ReceiveOffload, on.into())
     }

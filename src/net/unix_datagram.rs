@@ -127,16 +127,17 @@ impl UnixDatagram {
                 waiter.waker().wake_by_ref();
                 return Poll::Pending;
             }
-            match self.inner.try_send(data, to) {
+            let result = self.inner.try_send(data, to);
+            self.inner.tell_earlier();
+            match result {
                 Ok(()) => return Poll::Ready(Ok(data.len())),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(error) => return Poll::Ready(Err(error)),
             }
             if self.inner.writable_is_exact() {
-                return self
-                    .inner
-                    .poll_send(waiter, data, to)
-                    .map_ok(|()| data.len());
+                let poll = self.inner.poll_send(waiter, data, to);
+                self.inner.tell_earlier();
+                return poll.map_ok(|()| data.len());
             }
             ready!(backoff.poll(&mut Context::from_waker(waiter.waker())));
         })
@@ -149,7 +150,9 @@ impl UnixDatagram {
     /// - `WouldBlock`: the receiver's queue is full.
     /// - others as `send_to`.
     pub fn try_send_to(&self, data: &[u8], to: &Address) -> io::Result<usize> {
-        self.inner.try_send(data, Some(to)).map(|()| data.len())
+        let result = self.inner.try_send(data, Some(to));
+        self.inner.tell_earlier();
+        result.map(|()| data.len())
     }
 
     /// Sends as many datagrams from the front of `batch` as go at once, takes them off, and tells
@@ -166,22 +169,26 @@ impl UnixDatagram {
             return Ok(0);
         }
         let mut backoff = Backoff::new();
-        let result = wait(&self.inner, Direction::Write, |waiter| loop {
+        wait(&self.inner, Direction::Write, |waiter| loop {
             if budget::spend() {
                 waiter.waker().wake_by_ref();
                 return Poll::Pending;
             }
-            match self.inner.try_send_batch(batch) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                result => return Poll::Ready(result),
+            let poll = match self.inner.try_send_batch(batch) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => Poll::Pending,
+                result => Poll::Ready(result),
+            };
+            let poll = batch.outcome(poll, self.inner.take_earlier());
+            if poll.is_ready() {
+                return poll;
             }
             if self.inner.writable_is_exact() {
-                return self.inner.poll_send_batch(waiter, batch);
+                let poll = self.inner.poll_send_batch(waiter, batch);
+                return batch.outcome(poll, self.inner.take_earlier());
             }
             ready!(backoff.poll(&mut Context::from_waker(waiter.waker())));
         })
-        .await;
-        result.map_err(|error| batch.fail_front(error, None))
+        .await
     }
 
     common_io!();

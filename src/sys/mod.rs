@@ -148,7 +148,8 @@ pub(crate) trait DatagramOps:
         into: &mut RecvBatch,
     ) -> Poll<io::Result<usize>>;
 
-    /// One datagram from the caller's buffer, to `to` or the connected peer.
+    /// One datagram from the caller's buffer, to `to` or the connected peer. `ConnectionRefused`
+    /// without a `to` is about an earlier one, and this one was not tried.
     fn try_send(&self, data: &[u8], to: Option<&Address>) -> io::Result<()>;
     fn poll_send(
         &self,
@@ -165,6 +166,14 @@ pub(crate) trait DatagramOps:
         waiter: &mut Waiter<'_>,
         from: &mut SendBatch,
     ) -> Poll<io::Result<usize>>;
+
+    /// An error that a send has found waiting, about a datagram before its own, which has been
+    /// tried all the same. Who does not take it after a send has it told by the next receive.
+    fn take_earlier(&self) -> Option<io::Error> {
+        None
+    }
+    /// Wakes who receives if there is one. Not under a lock.
+    fn tell_earlier(&self) {}
 
     fn poll_readable(&self, waiter: &mut Waiter<'_>) -> Poll<io::Result<()>>;
     fn poll_writable(&self, waiter: &mut Waiter<'_>) -> Poll<io::Result<()>>;

@@ -167,7 +167,9 @@ impl<P: DatagramProtocol> DatagramDriver<P> {
             if state.queue.is_empty() {
                 break;
             }
-            match ready.and_then(|()| socket.inner().try_send_batch(&mut state.queue)) {
+            let result = ready.and_then(|()| socket.inner().try_send_batch(&mut state.queue));
+            shared.report_earlier(&mut state, socket.inner());
+            match result {
                 Ok(_) => {
                     failures = 0;
                     self.backoff.reset();

@@ -29,8 +29,10 @@ const ERRORS: usize = 128;
 const ATTEMPTS: usize = 32;
 
 pub(super) struct Shared {
-    /// The peer that was given when the endpoint was made: the only destination.
+    /// The only destination, if there is one, as the system names it.
     pub(super) peer: Option<Address>,
+    /// The same as it was given when the endpoint was made.
+    given_peer: Option<Address>,
     /// The system knows the peer too: datagrams are sent without an address.
     connected: bool,
     family: Family,
@@ -85,9 +87,16 @@ pub(super) struct State {
 }
 
 impl Shared {
+    /// `peer` is the one that was given, or that the socket of the user's has; `connected`, if the
+    /// system knows it.
     pub(super) fn new(socket: Socket, peer: Option<Address>, connected: bool) -> Arc<Shared> {
+        let known = match connected {
+            true => socket.inner().peer_addr().ok(),
+            false => None,
+        };
         Arc::new(Shared {
-            peer,
+            peer: known.or(peer),
+            given_peer: peer,
             connected,
             family: socket.inner().family(),
             writable_is_exact: socket.inner().writable_is_exact(),
@@ -138,7 +147,9 @@ impl Shared {
         };
         let mut failures = 0;
         while !state.queue.is_empty() && failures < ATTEMPTS {
-            match socket.inner().try_send_batch(&mut state.queue) {
+            let result = socket.inner().try_send_batch(&mut state.queue);
+            self.report_earlier(state, socket.inner());
+            match result {
                 Ok(_) => failures = 0,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     state.blocked = true;
@@ -183,6 +194,13 @@ impl Shared {
         self.connected
             && self.family != Family::Unix
             && error.kind() == io::ErrorKind::ConnectionRefused
+    }
+
+    /// Keeps the error of an earlier datagram for the protocol, if a send has found one.
+    pub(super) fn report_earlier(&self, state: &mut Locked<'_>, socket: &Datagram) {
+        if let Some(error) = socket.take_earlier() {
+            self.report(state, error);
+        }
     }
 
     /// Keeps an error for the protocol.
@@ -261,12 +279,15 @@ impl Shared {
             return true;
         };
         let mut result = socket.inner().try_send(data, to);
+        let mut earlier = socket.inner().take_earlier();
         if let Err(error) = &result {
             if self.is_about_earlier(error) {
-                let error = copy(error);
+                earlier = Some(copy(error));
                 result = socket.inner().try_send(data, to);
-                self.report(state, error);
             }
+        }
+        if let Some(error) = earlier {
+            self.report(state, error);
         }
         match result {
             Ok(()) => true,
@@ -285,9 +306,11 @@ impl Shared {
     /// What to tell the system, given what the user named.
     fn destination<'a>(&'a self, to: Option<&'a Address>) -> io::Result<Option<&'a Address>> {
         match (&self.peer, to) {
-            (Some(peer), Some(to)) if peer != to => Err(invalid(format_args!(
-                "cannot send to {to}: the endpoint's only peer is {peer}"
-            ))),
+            (Some(peer), Some(to)) if peer != to && self.given_peer.as_ref() != Some(to) => {
+                Err(invalid(format_args!(
+                    "cannot send to {to}: the endpoint's only peer is {peer}"
+                )))
+            }
             (Some(_), _) if self.connected => Ok(None),
             (Some(peer), _) => Ok(Some(peer)),
             (None, Some(to)) if Family::of(to) != self.family => Err(invalid(format_args!(

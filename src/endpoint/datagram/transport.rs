@@ -38,7 +38,8 @@ impl DatagramTransport {
     ///
     /// # Errors
     /// - `InvalidInput`: the endpoint has a fixed peer and this is another, or the address is of
-    ///   another family.
+    ///   another family. The peer may be named as it was given or as
+    ///   [`peer_addr`](DatagramTransport::peer_addr) names it.
     /// - `NotConnected`: the endpoint is closing.
     ///
     /// Nothing has been sent then, and the endpoint goes on.
@@ -98,7 +99,8 @@ impl DatagramTransport {
         }
     }
 
-    /// The endpoint's fixed peer: its `remote_addr`, or the peer of its `sock`.
+    /// The endpoint's fixed peer: its `remote_addr`, or the peer of its `sock`, as the system names
+    /// it. `0.0.0.0:80` is `127.0.0.1:80` then, and a Unix path the one that the peer is bound to.
     ///
     /// *asyncio equivalent*: `get_extra_info("peername")`.
     pub fn peer_addr(&self) -> Option<Address> {

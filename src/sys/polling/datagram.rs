@@ -8,6 +8,8 @@ use std::task::Poll;
 use socket2::Type;
 
 use super::address::{family_of, from_sock_addr, to_sock_addr};
+use super::chunk::{self, Chunk};
+use super::earlier::{Earlier, Refusal};
 use super::kernel::msg;
 use super::options;
 use super::socket::{open_socket, Socket};
@@ -23,11 +25,16 @@ use crate::wake::Waiter;
 /// found nothing.
 const LONE: u8 = 16;
 
+/// A buffer of this size takes all that may come merged.
+const MERGED: usize = 65_535;
+
 /// A datagram socket with its readiness.
 pub(crate) struct Datagram {
     source: Source,
     family: Family,
     offload: msg::Offload,
+    /// Told to who receives, or asked for by who sends.
+    earlier: Earlier,
     /// Datagrams come without control messages, which are not asked for then.
     plain: AtomicBool,
     /// Datagrams may come merged: only batches can take them apart.
@@ -44,6 +51,7 @@ impl Datagram {
             source: Source::new(socket),
             family,
             offload: msg::Offload::new(family),
+            earlier: Earlier::default(),
             plain: AtomicBool::new(true),
             merged: AtomicBool::new(false),
             may_merge: AtomicBool::new(false),
@@ -56,7 +64,12 @@ impl Datagram {
         Ok(Datagram::new(open(config)?, config.family))
     }
 
-    source_methods!();
+    source_methods!(touched);
+
+    /// The user has had the socket.
+    fn touched(&self) {
+        self.offload.forget();
+    }
 
     fn refuse_merged(&self) -> io::Result<()> {
         if self.merged.load(Ordering::Relaxed) {
@@ -65,6 +78,37 @@ impl Datagram {
             ));
         }
         Ok(())
+    }
+
+    /// What does not fit would be lost, with all datagrams that it was merged with.
+    fn refuse_small(&self, batch: &RecvBatch) -> io::Result<()> {
+        let (_, size) = batch.capacity();
+        if size < MERGED && self.merged.load(Ordering::Relaxed) {
+            return Err(invalid(format_args!(
+                "receive_offload is on, so datagrams may come merged: a batch of buffers of \
+                 {size} bytes is too small, {MERGED} are needed"
+            )));
+        }
+        Ok(())
+    }
+
+    fn recv_batch(&self, into: &mut RecvBatch, limit: usize) -> io::Result<(usize, Chunk)> {
+        self.earlier.tell()?;
+        let plain = self.plain.load(Ordering::Relaxed);
+        let chunk = msg::recv_batch(self.io(), self.family, into, limit, plain, &self.earlier)?;
+        Ok((into.filled(), chunk))
+    }
+
+    /// `poll` is that of a receive. An error that was noted after it had looked is told now, or
+    /// wakes it.
+    fn or_earlier<T>(&self, poll: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        match poll {
+            Poll::Pending => match self.earlier.take() {
+                Some(error) => Poll::Ready(Err(error)),
+                None => Poll::Pending,
+            },
+            ready => ready,
+        }
     }
 
     /// After a receive that took what it expected: is there likely to be more? A try costs a
@@ -169,7 +213,9 @@ impl DatagramOps for Datagram {
     fn connect(&self, to: &Address) -> io::Result<()> {
         self.io()
             .connect(&to_sock_addr(to)?)
-            .map_err(|error| context(error, format_args!("connect {to}")))
+            .map_err(|error| context(error, format_args!("connect {to}")))?;
+        self.offload.forget_peer();
+        Ok(())
     }
 
     fn local_addr(&self) -> io::Result<Address> {
@@ -198,6 +244,7 @@ impl DatagramOps for Datagram {
         self.refuse_merged()?;
         let plain = self.plain.load(Ordering::Relaxed);
         self.source.try_io(Direction::Read, || {
+            self.earlier.tell()?;
             msg::recv(self.io(), self.family, buf, peek, plain)
         })
     }
@@ -218,15 +265,14 @@ impl DatagramOps for Datagram {
         if matches!(poll, Poll::Ready(Ok(_))) && !peek {
             self.settle_lone();
         }
-        poll
+        self.or_earlier(poll)
     }
 
     fn try_recv_batch(&self, into: &mut RecvBatch) -> io::Result<usize> {
-        let plain = self.plain.load(Ordering::Relaxed);
-        let limit = usize::MAX;
-        self.source.try_io(Direction::Read, || {
-            msg::recv_batch(self.io(), self.family, into, limit, plain, &self.offload)
-        })
+        self.refuse_small(into)?;
+        self.source
+            .try_io(Direction::Read, || self.recv_batch(into, usize::MAX))
+            .map(|(received, _)| received)
     }
 
     fn poll_recv_batch(
@@ -234,21 +280,24 @@ impl DatagramOps for Datagram {
         waiter: &mut Waiter<'_>,
         into: &mut RecvBatch,
     ) -> Poll<io::Result<usize>> {
-        let plain = self.plain.load(Ordering::Relaxed);
+        self.refuse_small(into)?;
         // Where datagrams come alone, receiving one by one is the cheapest.
         let limit = match self.lone.load(Ordering::Relaxed) {
             0 => into.capacity().0,
             _ => 1,
         };
-        let poll = self.source.poll_io(Direction::Read, waiter, || {
-            msg::recv_batch(self.io(), self.family, into, limit, plain, &self.offload)
-        });
-        if let Poll::Ready(Ok(received)) = poll {
+        let poll = self
+            .source
+            .poll_io(Direction::Read, waiter, || self.recv_batch(into, limit));
+        if let Poll::Ready(Ok((received, chunk))) = poll {
             if limit == 1 {
                 self.settle_lone();
-            } else if received < limit {
-                // A short batch has emptied the queue; if more came since, the kernel says so.
-                self.source.clear_ready(Direction::Read);
+            } else if chunk == Chunk::Short {
+                // The queue is empty; if more came since, the kernel says so. It does not of what
+                // we have noted.
+                if !self.earlier.is_some() {
+                    self.source.clear_ready(Direction::Read);
+                }
                 if received == 1 {
                     self.lone.store(LONE, Ordering::Relaxed);
                 }
@@ -256,12 +305,20 @@ impl DatagramOps for Datagram {
                 self.turn_merging_on();
             }
         }
-        poll
+        self.or_earlier(poll.map_ok(|(received, _)| received))
     }
 
     fn try_send(&self, data: &[u8], to: Option<&Address>) -> io::Result<()> {
-        self.source
-            .try_io(Direction::Write, || msg::send(self.io(), data, to))
+        // Who names no destination has one peer, which it would be about.
+        let refusal = if to.is_none() {
+            Refusal::Told
+        } else {
+            Refusal::Noted
+        };
+        self.source.try_io(Direction::Write, || {
+            self.earlier
+                .confirmed(self.family, refusal, || msg::send(self.io(), data, to))
+        })
     }
 
     fn poll_send(
@@ -275,11 +332,26 @@ impl DatagramOps for Datagram {
     }
 
     fn try_send_batch(&self, from: &mut SendBatch) -> io::Result<usize> {
-        let sent = self.source.try_io(Direction::Write, || {
-            msg::send_batch(self.io(), self.family, from, &self.offload)
-        })?;
-        from.advance(sent);
-        Ok(sent)
+        self.source.try_io(Direction::Write, || {
+            let mut total = 0;
+            while total < chunk::MOST {
+                let result =
+                    msg::send_batch(self.io(), self.family, from, &self.offload, &self.earlier);
+                match result {
+                    Ok((sent, chunk)) => {
+                        from.advance(sent);
+                        total += sent;
+                        if chunk == Chunk::Short || from.is_empty() {
+                            break;
+                        }
+                    }
+                    Err(error) if total == 0 => return Err(error),
+                    // It comes again, now that the datagram it is about is at the front.
+                    Err(_) => break,
+                }
+            }
+            Ok(total)
+        })
     }
 
     fn poll_send_batch(
@@ -291,8 +363,21 @@ impl DatagramOps for Datagram {
             .poll_io(Direction::Write, waiter, || self.try_send_batch(from))
     }
 
+    fn take_earlier(&self) -> Option<io::Error> {
+        self.earlier.take()
+    }
+
+    fn tell_earlier(&self) {
+        if self.earlier.is_some() {
+            self.source.set_ready(Direction::Read);
+        }
+    }
+
     fn poll_readable(&self, waiter: &mut Waiter<'_>) -> Poll<io::Result<()>> {
-        self.source.poll_turn(Direction::Read, waiter)
+        match self.source.poll_turn(Direction::Read, waiter) {
+            Poll::Pending if self.earlier.is_some() => Poll::Ready(Ok(())),
+            poll => poll,
+        }
     }
 
     fn poll_writable(&self, waiter: &mut Waiter<'_>) -> Poll<io::Result<()>> {
@@ -342,6 +427,9 @@ impl DatagramOps for Datagram {
     }
 
     fn take_error(&self) -> io::Result<Option<io::Error>> {
+        if let Some(error) = self.earlier.take() {
+            return Ok(Some(error));
+        }
         self.io().take_error()
     }
 }

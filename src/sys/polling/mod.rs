@@ -2,8 +2,10 @@
 //! Linux, where system calls are the budget.
 
 mod address;
+mod chunk;
 pub(crate) mod clock;
 mod datagram;
+mod earlier;
 mod foreign;
 mod listener;
 mod options;

@@ -64,7 +64,22 @@ pub(super) fn set(io: &Socket, family: Family, option: SocketOption, value: u32)
         | SocketOption::ReceiveEcn
         | SocketOption::ReceiveOffload => msg::set(io, family, option, value),
     }
-    .map_err(|error| context(error, format_args!("{option} = {value}")))
+    .map_err(|error| context(error, format_args!("{option} = {value}")))?;
+    if family == Family::Inet6 {
+        set_v4_too(io, option, value);
+    }
+    Ok(())
+}
+
+/// A socket for both versions has some options for each. Where the system has not, or the socket
+/// is for one only, there is none to set.
+fn set_v4_too(io: &Socket, option: SocketOption, value: u32) {
+    let _ = match option {
+        SocketOption::Ttl => io.set_ttl_v4(value),
+        SocketOption::MulticastTtl => io.set_multicast_ttl_v4(value),
+        SocketOption::MulticastLoop => io.set_multicast_loop_v4(value != 0),
+        _ => Ok(()),
+    };
 }
 
 /// Turns keep-alive on, with what is set of its times.

@@ -164,8 +164,7 @@ impl Watched {
         }
     }
 
-    /// Somebody else's reactor saw an event.
-    #[cfg(feature = "async-io")]
+    /// Something else than our own reactor has an event.
     pub(super) fn wake(&self, direction: Direction) {
         let mut wakers = Vec::new();
         self.lock().side(direction).waiters.take(&mut wakers);
@@ -322,6 +321,12 @@ impl Source {
             .fetch_and(!bit(direction), Ordering::AcqRel);
     }
 
+    /// There is something that the kernel does not tell of.
+    pub(super) fn set_ready(&self, direction: Direction) {
+        self.watched.set_ready(bit(direction));
+        self.watched.wake(direction);
+    }
+
     /// Attaches to a reactor if need be, and has it watch this direction. The waker is a clone of
     /// the waiter's.
     fn poll_armed(
@@ -424,9 +429,10 @@ impl Drop for Source {
     }
 }
 
-/// What every socket with a field `source` offers to the user's own operations.
+/// What every socket with a field `source` offers to the user's own operations, after each of
+/// which it may have a method called.
 macro_rules! source_methods {
-    () => {
+    ($($touched:ident)?) => {
         /// The user's own operation, which is `tried` before anything is waited for.
         pub(crate) fn poll_with<T>(
             &self,
@@ -441,15 +447,20 @@ macro_rules! source_methods {
                     return std::task::Poll::Pending;
                 }
                 *tried = true;
-                match operation(self.as_socket2()) {
+                let result = operation(self.as_socket2());
+                $(self.$touched();)?
+                match result {
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                         self.source.clear_ready(direction);
                     }
                     result => return std::task::Poll::Ready(result),
                 }
             }
-            self.source
-                .poll_io(direction, waiter, || operation(self.as_socket2()))
+            self.source.poll_io(direction, waiter, || {
+                let result = operation(self.as_socket2());
+                $(self.$touched();)?
+                result
+            })
         }
 
         /// The same without waiting.
@@ -459,8 +470,11 @@ macro_rules! source_methods {
         ) -> io::Result<T> {
             // Which direction it is about is not known.
             self.source.try_io(Direction::Read, || {
-                self.source
-                    .try_io(Direction::Write, || operation(self.as_socket2()))
+                self.source.try_io(Direction::Write, || {
+                    let result = operation(self.as_socket2());
+                    $(self.$touched();)?
+                    result
+                })
             })
         }
 

@@ -133,16 +133,15 @@ impl StreamOps for Stream {
         // Empty ones in front of a long list would look like the end.
         let empty = bufs.iter().take_while(|buf| buf.is_empty()).count();
         let bufs = &mut bufs[empty..];
+        let count = bufs.len().min(SLICES);
+        let bufs = &mut bufs[..count];
         let room: usize = bufs.iter().map(|buf| buf.len()).sum();
         let result = self.source.try_io(Direction::Read, || match bufs {
             [] => Ok(0),
             [one] => self.io().read(one),
-            many => {
-                let count = many.len().min(SLICES);
-                self.io().read_vectored(&mut many[..count])
-            }
+            many => self.io().read_vectored(many),
         });
-        // What is less than asked for is all there was; if more came since, or the end, the kernel
+        // What is less than the system was asked for is all there was; if more came since, or the end, the kernel
         // says so.
         if matches!(&result, Ok(read) if (1..room).contains(read)) {
             self.source.clear_ready(Direction::Read);

@@ -63,11 +63,8 @@ fn check_remote(addr: &Address, family: Family) -> io::Result<&SocketAddr> {
 
 /// Where datagrams of a batch go, if the host can send them as they are meant.
 pub(in crate::sys) fn destination(run: &Run, family: Family) -> io::Result<Option<&SocketAddr>> {
-    if run.meta.ecn.is_some() {
-        return Err(unsupported("ecn"));
-    }
-    if run.meta.source.is_some() {
-        return Err(unsupported("source"));
+    if let Some(field) = run.meta.given() {
+        return Err(unsupported(field));
     }
     run.to.as_ref().map(|to| remote_ref(to, family)).transpose()
 }

@@ -7,15 +7,42 @@ use std::mem::{size_of, MaybeUninit};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ptr;
 
-use crate::batch::{Ecn, Meta, SendMeta};
+use crate::batch::{Ecn, Meta};
 
-/// Room for a destination, a congestion mark and a segment size, of both IP versions.
-const SPACE: usize = 160;
+/// Room for what is received: all that coracle asks for, and what the owner of the socket may have
+/// asked for besides (times of arrival, overflows, original destinations, …), which comes first.
+const SPACE: usize = 320;
+
+/// Room for what is sent: 24 + 24 + 40 bytes at most.
+const SENT: usize = 88;
 
 /// A buffer for control messages, aligned as they must be.
 #[derive(Clone, Copy)]
 #[repr(C, align(8))]
 pub(super) struct Control([MaybeUninit<u8>; SPACE]);
+
+/// What is to be said of a datagram that is sent, as the kernel takes it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Extra {
+    /// It goes out as IPv4: the messages of the other version would be ignored.
+    pub(super) v4: bool,
+    /// The whole byte, the congestion mark in it.
+    pub(super) traffic_class: Option<u8>,
+    pub(super) source: Option<IpAddr>,
+    /// 0: the system chooses.
+    pub(super) interface: u32,
+    pub(super) segment_size: Option<u16>,
+}
+
+impl Extra {
+    /// Whether there is anything to say.
+    pub(super) fn is_empty(&self) -> bool {
+        self.segment_size.is_none()
+            && self.traffic_class.is_none()
+            && self.source.is_none()
+            && self.interface == 0
+    }
+}
 
 impl Control {
     pub(super) const EMPTY: Control = Control([MaybeUninit::uninit(); SPACE]);
@@ -26,66 +53,38 @@ impl Control {
         header.msg_controllen = SPACE as _;
     }
 
-    /// For sending: what `meta` says and the segment size. `v4`: the destination is IPv4.
-    pub(super) fn fill(
-        &mut self,
-        header: &mut libc::msghdr,
-        meta: &SendMeta,
-        segment_size: Option<u16>,
-        v4: bool,
-    ) {
-        self.0 = [MaybeUninit::zeroed(); SPACE];
-        self.lend(header);
-        // SAFETY: `lend` has pointed the header to all of `self`, which is borrowed, aligned for
-        // control messages and zeroed above.
+    /// For sending. Nothing to say is no buffer.
+    pub(super) fn fill(&mut self, header: &mut libc::msghdr, extra: &Extra) {
+        if extra.is_empty() {
+            return;
+        }
+        self.0[..SENT].fill(MaybeUninit::zeroed());
+        header.msg_control = self.0.as_mut_ptr().cast();
+        header.msg_controllen = SENT as _;
+        // SAFETY: the header points to a part of `self`, which is borrowed, aligned for control
+        // messages and zeroed above.
         let next = unsafe { libc::CMSG_FIRSTHDR(header) };
         let mut writer = Writer {
             header,
             used: 0,
             next,
         };
-        if let Some(size) = segment_size {
+        if let Some(size) = extra.segment_size {
             writer.push(libc::SOL_UDP, libc::UDP_SEGMENT, size);
         }
-        if let Some(ecn) = meta.ecn {
-            let bits = libc::c_int::from(ecn as u8);
-            if v4 {
-                writer.push(libc::IPPROTO_IP, libc::IP_TOS, bits);
+        if let Some(byte) = extra.traffic_class {
+            let byte = libc::c_int::from(byte);
+            if extra.v4 {
+                writer.push(libc::IPPROTO_IP, libc::IP_TOS, byte);
             } else {
-                writer.push(libc::IPPROTO_IPV6, libc::IPV6_TCLASS, bits);
+                writer.push(libc::IPPROTO_IPV6, libc::IPV6_TCLASS, byte);
             }
         }
-        match meta.source {
-            Some(IpAddr::V4(source)) => writer.push(
-                libc::IPPROTO_IP,
-                libc::IP_PKTINFO,
-                libc::in_pktinfo {
-                    ipi_ifindex: 0,
-                    ipi_spec_dst: libc::in_addr {
-                        s_addr: u32::from_ne_bytes(source.octets()),
-                    },
-                    ipi_addr: libc::in_addr { s_addr: 0 },
-                },
-            ),
-            Some(IpAddr::V6(source)) => writer.push(
-                libc::IPPROTO_IPV6,
-                libc::IPV6_PKTINFO,
-                libc::in6_pktinfo {
-                    ipi6_addr: libc::in6_addr {
-                        s6_addr: source.octets(),
-                    },
-                    ipi6_ifindex: 0,
-                },
-            ),
-            None => {}
+        if extra.source.is_some() || extra.interface != 0 {
+            writer.push_source(extra);
         }
         writer.finish();
     }
-}
-
-/// Whether there is anything to say beside the bytes.
-pub(super) fn is_needed(meta: &SendMeta, segment_size: Option<u16>) -> bool {
-    segment_size.is_some() || meta.ecn.is_some() || meta.source.is_some()
 }
 
 struct Writer<'a> {
@@ -95,7 +94,36 @@ struct Writer<'a> {
 }
 
 impl Writer<'_> {
-    /// All values together fit: 24 + 24 + 40 bytes at most.
+    fn push_source(&mut self, extra: &Extra) {
+        if extra.v4 {
+            let source = match extra.source {
+                Some(IpAddr::V4(source)) => source,
+                _ => Ipv4Addr::UNSPECIFIED,
+            };
+            let info = libc::in_pktinfo {
+                ipi_ifindex: extra.interface as _,
+                ipi_spec_dst: libc::in_addr {
+                    s_addr: u32::from_ne_bytes(source.octets()),
+                },
+                ipi_addr: libc::in_addr { s_addr: 0 },
+            };
+            self.push(libc::IPPROTO_IP, libc::IP_PKTINFO, info);
+        } else {
+            let source = match extra.source {
+                Some(IpAddr::V6(source)) => source,
+                _ => Ipv6Addr::UNSPECIFIED,
+            };
+            let info = libc::in6_pktinfo {
+                ipi6_addr: libc::in6_addr {
+                    s6_addr: source.octets(),
+                },
+                ipi6_ifindex: extra.interface as _,
+            };
+            self.push(libc::IPPROTO_IPV6, libc::IPV6_PKTINFO, info);
+        }
+    }
+
+    /// All values together fit.
     fn push<T: Copy>(&mut self, level: libc::c_int, kind: libc::c_int, value: T) {
         // SAFETY: CMSG_SPACE and CMSG_LEN compute with the number they are given.
         let (space, len) = unsafe {
@@ -104,7 +132,7 @@ impl Writer<'_> {
                 libc::CMSG_LEN(size_of::<T>() as _),
             )
         };
-        if self.next.is_null() || self.used + space > SPACE {
+        if self.next.is_null() || self.used + space > SENT {
             debug_assert!(false, "control messages do not fit");
             return;
         }
@@ -123,9 +151,6 @@ impl Writer<'_> {
 
     fn finish(self) {
         self.header.msg_controllen = self.used as _;
-        if self.used == 0 {
-            self.header.msg_control = ptr::null_mut();
-        }
     }
 }
 
@@ -157,8 +182,14 @@ pub(super) unsafe fn read(header: &libc::msghdr, meta: &mut Meta) {
                 (libc::IPPROTO_IP, libc::IP_PKTINFO) => {
                     if let Some(info) = value::<libc::in_pktinfo>(cmsg) {
                         let addr = Ipv4Addr::from(info.ipi_addr.s_addr.to_ne_bytes());
-                        meta.destination = Some(addr.into());
-                        meta.interface = u32::try_from(info.ipi_ifindex).ok();
+                        let local = Ipv4Addr::from(info.ipi_spec_dst.s_addr.to_ne_bytes());
+                        // A socket for both versions has had IPv6's message before, and keeps
+                        // its form.
+                        if meta.destination.is_none() {
+                            meta.destination = Some(addr.into());
+                            meta.interface = u32::try_from(info.ipi_ifindex).ok();
+                        }
+                        meta.local = Some(local).filter(|local| *local != addr);
                     }
                 }
                 (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => {
@@ -205,21 +236,27 @@ mod tests {
     fn what_is_written_is_read_back() {
         for (source, v4) in [("192.0.2.7", true), ("2001:db8::7", false)] {
             let source: IpAddr = source.parse().unwrap();
-            for ecn in [None, Some(Ecn::Capable0)] {
+            for traffic_class in [None, Some(0xb8 | Ecn::Capable0 as u8)] {
                 for segment_size in [None, Some(1200)] {
-                    let meta = SendMeta {
-                        ecn,
+                    let extra = Extra {
+                        v4,
+                        traffic_class,
                         source: Some(source),
+                        interface: 3,
+                        segment_size,
                     };
                     let mut control = Control::EMPTY;
                     let mut header = header();
-                    control.fill(&mut header, &meta, segment_size, v4);
+                    control.fill(&mut header, &extra);
                     let mut read_back = Meta::EMPTY;
                     // SAFETY: `fill` leaves well-formed messages, as the kernel does, in `control`.
                     unsafe { read(&header, &mut read_back) };
-                    assert_eq!(read_back.ecn, ecn);
-                    if !v4 {
-                        assert_eq!(read_back.destination, Some(source));
+                    assert_eq!(read_back.ecn, traffic_class.map(|_| Ecn::Capable0));
+                    assert_eq!(read_back.interface, Some(3));
+                    // What IPv4 is sent from stands where it is received at.
+                    match source {
+                        IpAddr::V4(source) => assert_eq!(read_back.local, Some(source)),
+                        IpAddr::V6(_) => assert_eq!(read_back.destination, Some(source)),
                     }
                 }
             }
@@ -230,8 +267,11 @@ mod tests {
     fn nothing_to_say_is_no_control_buffer() {
         let mut control = Control::EMPTY;
         let mut header = header();
-        control.fill(&mut header, &SendMeta::default(), None, true);
+        let extra = Extra {
+            v4: true,
+            ..Extra::default()
+        };
+        control.fill(&mut header, &extra);
         assert!(header.msg_control.is_null());
-        assert!(!is_needed(&SendMeta::default(), None));
     }
 }

@@ -3,5 +3,7 @@
 mod cmsg;
 pub(super) mod msg;
 mod name;
+mod offload;
+mod send;
 pub(super) mod stream;
 pub(super) mod wait;

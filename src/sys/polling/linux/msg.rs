@@ -1,76 +1,26 @@
-//! Datagrams into and out of the kernel: recvmmsg, sendmmsg, GRO and GSO.
+//! Datagrams out of the kernel, by recvmmsg and GRO, and the options of their sockets.
 #![allow(unsafe_code)]
 
 use std::io;
 use std::mem::{size_of, zeroed, MaybeUninit};
 use std::os::fd::{AsRawFd, RawFd};
 use std::ptr;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use socket2::Socket;
 
 use super::cmsg::{self, Control};
-use super::name::{decode, encode, Name, NAME_LEN};
+use super::name::{decode, Name, NAME_LEN};
+pub(in crate::sys::polling) use super::offload::Offload;
+pub(in crate::sys::polling) use super::send::{send, send_batch};
 use crate::address::Address;
-use crate::batch::{Meta, RecvBatch, Run, SendBatch, Slot};
+use crate::batch::{Meta, RecvBatch, Slot};
 use crate::error::unsupported;
 use crate::sys::caps::{Caps, Family, SocketOption};
+use crate::sys::polling::chunk::{self, Chunk};
+use crate::sys::polling::earlier::Earlier;
 
 /// Messages of one system call at most: beyond, the call's own cost no longer shows.
-const MESSAGES: usize = 32;
-
-/// Segments the kernel takes in one message (`UDP_MAX_SEGMENTS`; newer ones take more).
-const MAX_SEGMENTS: usize = 64;
-
-/// Payload of one message at most, however many segments: 65,535 less the larger IP header's and
-/// the UDP header's bytes.
-const MAX_PAYLOAD: usize = 65_535 - 40 - 8;
-
-const SEND_FLAGS: libc::c_int = libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT;
-
-/// What a socket has turned out to take; see [`send_batch`].
-pub(in crate::sys::polling) struct Offload {
-    /// 0 until asked.
-    segments: AtomicUsize,
-    /// Larger segments exceed the path's MTU, which the kernel refuses to fragment.
-    segment_size: AtomicUsize,
-}
-
-impl Offload {
-    pub(in crate::sys::polling) fn new(family: Family) -> Offload {
-        Offload {
-            segments: AtomicUsize::new(if family == Family::Unix { 1 } else { 0 }),
-            segment_size: AtomicUsize::new(usize::from(u16::MAX)),
-        }
-    }
-
-    fn max_segments(&self, fd: RawFd) -> usize {
-        match self.segments.load(Ordering::Relaxed) {
-            0 => {
-                // Fails where the kernel is too old, or the protocol is not UDP.
-                let known = get_int(fd, libc::SOL_UDP, libc::UDP_SEGMENT).is_ok();
-                let segments = if known { MAX_SEGMENTS } else { 1 };
-                self.segments.store(segments, Ordering::Relaxed);
-                segments
-            }
-            segments => segments,
-        }
-    }
-
-    /// A message of several segments was refused: no more of them, or smaller ones only. False if
-    /// the refusal had nothing to do with the segments.
-    fn refused(&self, error: &io::Error, segment_size: usize) -> bool {
-        match error.raw_os_error() {
-            // The device cannot do the checksums.
-            Some(libc::EIO) => self.segments.store(1, Ordering::Relaxed),
-            Some(libc::EINVAL | libc::EMSGSIZE) => self
-                .segment_size
-                .store(segment_size.saturating_sub(1), Ordering::Relaxed),
-            _ => return false,
-        }
-        true
-    }
-}
+pub(super) const MESSAGES: usize = 32;
 
 pub(in crate::sys::polling) fn caps(socket: &Socket, family: Family, offload: &Offload) -> Caps {
     let ip = family != Family::Unix;
@@ -109,11 +59,51 @@ pub(in crate::sys::polling) fn set(
     let value = libc::c_int::from(value != 0);
     let (level, name) = option_name(option, family)?;
     set_int(fd, level, name, value)?;
-    if option == SocketOption::ReceiveEcn && family == Family::Inet6 {
+    match option {
         // IPv4 datagrams on a dual-stack socket keep IPv4's message.
-        set_int(fd, libc::IPPROTO_IP, libc::IP_RECVTOS, value)?;
+        SocketOption::ReceiveEcn if family == Family::Inet6 => {
+            set_int(fd, libc::IPPROTO_IP, libc::IP_RECVTOS, value)
+        }
+        // For the address to reply from, which IPv6's message does not have.
+        SocketOption::ReceiveDestination if family == Family::Inet6 => {
+            set_int(fd, libc::IPPROTO_IP, libc::IP_PKTINFO, value)
+        }
+        SocketOption::ReceiveOffload if value == 0 && has_datagrams(fd)? => {
+            set_int(fd, level, name, 1)?;
+            Err(io::Error::new(
+                io::ErrorKind::ResourceBusy,
+                "there are datagrams which may have been merged: receive them before",
+            ))
+        }
+        _ => Ok(()),
     }
-    Ok(())
+}
+
+/// What is merged stays so, and without the option nothing would tell.
+fn has_datagrams(fd: RawFd) -> io::Result<bool> {
+    let mut poll = libc::pollfd {
+        fd,
+        events: libc::POLLIN,
+        revents: 0,
+    };
+    // SAFETY: `poll` is one pollfd, which is alive.
+    retry(|| unsafe { libc::poll(&mut poll, 1, 0) } as _)?;
+    Ok(poll.revents & libc::POLLIN != 0)
+}
+
+/// Whether the socket is connected to an IPv4 address, by one of IPv6's form as well.
+pub(super) fn has_v4_peer(fd: RawFd) -> bool {
+    let mut name = MaybeUninit::<Name>::uninit();
+    let mut len = NAME_LEN;
+    // SAFETY: `name` and `len` are alive, and `len` says how much the kernel may write to `name`.
+    let result = unsafe { libc::getpeername(fd, name.as_mut_ptr().cast(), &mut len) };
+    // SAFETY: the kernel has written `len` bytes, no more than there is room for.
+    result == 0 && is_v4(&unsafe { decode(&name, len.min(NAME_LEN)) })
+}
+
+/// Whether datagrams to an address are IPv4, from a socket for both versions too.
+pub(super) fn is_v4(addr: &Address) -> bool {
+    matches!(addr, Address::Ip(addr) if addr.ip().to_canonical().is_ipv4())
 }
 
 pub(in crate::sys::polling) fn get(
@@ -139,7 +129,7 @@ fn set_int(fd: RawFd, level: libc::c_int, name: libc::c_int, value: libc::c_int)
     check(result as _).map(drop)
 }
 
-fn get_int(fd: RawFd, level: libc::c_int, name: libc::c_int) -> io::Result<libc::c_int> {
+pub(super) fn get_int(fd: RawFd, level: libc::c_int, name: libc::c_int) -> io::Result<libc::c_int> {
     let mut value: libc::c_int = 0;
     let mut len = size_of::<libc::c_int>() as libc::socklen_t;
     // SAFETY: `value` and `len` are alive, and `len` says how much the kernel may write to `value`.
@@ -153,7 +143,7 @@ fn check(result: libc::ssize_t) -> io::Result<usize> {
 }
 
 /// Repeats a call that a signal interrupted.
-fn retry(mut call: impl FnMut() -> libc::ssize_t) -> io::Result<usize> {
+pub(super) fn retry(mut call: impl FnMut() -> libc::ssize_t) -> io::Result<usize> {
     loop {
         match check(call()) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -256,28 +246,50 @@ fn recv_plain(socket: &Socket, buf: &mut [u8], peek: bool) -> io::Result<(usize,
     Ok((len.min(buf.len()), meta))
 }
 
-/// Fills at most `limit` buffers of `batch`.
+/// Fills at most `limit` buffers of `batch`, at least one. An error behind the datagrams is noted
+/// as one that was there before the next call.
 pub(in crate::sys::polling) fn recv_batch(
     socket: &Socket,
     family: Family,
     batch: &mut RecvBatch,
     limit: usize,
     plain: bool,
-    _offload: &Offload,
-) -> io::Result<usize> {
+    earlier: &Earlier,
+) -> io::Result<Chunk> {
     batch.clear();
     let (arena, size, slots) = batch.buffers();
-    let count = slots.len().min(MESSAGES).min(limit).max(1);
-    let filled = if count == 1 {
+    let wanted = slots.len().min(limit).clamp(1, chunk::MOST);
+    if wanted == 1 {
         let (len, meta) = recv(socket, family, &mut arena[..size], false, plain)?;
         slots[0] = Slot { len, meta };
-        1
-    } else {
-        let with_control = family != Family::Unix && !plain;
-        recv_many(socket, with_control, arena, size, &mut slots[..count])?
-    };
+        batch.set_filled(1);
+        return Ok(Chunk::Full);
+    }
+    let with_control = family != Family::Unix && !plain;
+    let mut filled = 0;
+    let mut chunk = Chunk::Full;
+    while filled < wanted && chunk == Chunk::Full {
+        let count = (wanted - filled).min(MESSAGES);
+        let arena = &mut arena[filled * size..];
+        let slots = &mut slots[filled..filled + count];
+        match recv_many(socket, with_control, arena, size, slots) {
+            Ok(received) => {
+                filled += received;
+                if received < count {
+                    chunk = Chunk::Short;
+                }
+            }
+            Err(error) if filled == 0 => return Err(error),
+            Err(error) => {
+                if error.kind() != io::ErrorKind::WouldBlock {
+                    earlier.note(error);
+                }
+                chunk = Chunk::Short;
+            }
+        }
+    }
     batch.set_filled(filled);
-    Ok(filled)
+    Ok(chunk)
 }
 
 /// One call for many buffers. Apart from the way of a lone datagram, which needs no such room on
@@ -333,190 +345,4 @@ fn recv_many(
         };
     }
     Ok(filled)
-}
-
-pub(in crate::sys::polling) fn send(
-    socket: &Socket,
-    data: &[u8],
-    to: Option<&Address>,
-) -> io::Result<()> {
-    let mut name = MaybeUninit::uninit();
-    let (name, len) = match to {
-        Some(to) => {
-            let len = encode(to, &mut name);
-            (name.as_ptr().cast::<libc::sockaddr>(), len)
-        }
-        None => (ptr::null(), 0),
-    };
-    // SAFETY: `data` is borrowed, and `name` is null with the length 0 or points to what `encode`
-    // has written, at least `len` bytes of it.
-    retry(|| unsafe {
-        libc::sendto(
-            socket.as_raw_fd(),
-            data.as_ptr().cast(),
-            data.len(),
-            SEND_FLAGS,
-            name,
-            len,
-        )
-    })
-    .map(drop)
-}
-
-/// Sends what the kernel takes of `batch` with one call, and gives how many datagrams that were;
-/// they are not taken off. Neighbours of one size to one destination go in one message where the
-/// kernel cuts it up (GSO).
-pub(in crate::sys::polling) fn send_batch(
-    socket: &Socket,
-    family: Family,
-    batch: &SendBatch,
-    offload: &Offload,
-) -> io::Result<usize> {
-    let (runs, bytes) = batch.waiting();
-    match runs {
-        [] => return Ok(0),
-        [only] if only.count == 1 && !cmsg::is_needed(&only.meta, None) => {
-            return send(socket, bytes, only.to.as_ref()).map(|()| 1);
-        }
-        _ => {}
-    }
-    loop {
-        match send_messages(socket, family, runs, bytes, offload) {
-            Err((error, segment_size)) => {
-                let single = segment_size.is_none();
-                let segment_size = segment_size.map_or(0, usize::from);
-                if single || !offload.refused(&error, segment_size) {
-                    return Err(error);
-                }
-            }
-            Ok(sent) => return Ok(sent),
-        }
-    }
-}
-
-/// An error comes with the segment size of the message that was refused, if it had several.
-#[inline(never)]
-fn send_messages(
-    socket: &Socket,
-    family: Family,
-    runs: &[Run],
-    bytes: &[u8],
-    offload: &Offload,
-) -> Result<usize, (io::Error, Option<u16>)> {
-    let fd = socket.as_raw_fd();
-    let mut headers = [const { MaybeUninit::<libc::mmsghdr>::uninit() }; MESSAGES];
-    let mut iovs = [const { MaybeUninit::<libc::iovec>::uninit() }; MESSAGES];
-    let mut names = [const { MaybeUninit::<Name>::uninit() }; MESSAGES];
-    let mut controls = [const { MaybeUninit::<Control>::uninit() }; MESSAGES];
-    let mut datagrams = [0_usize; MESSAGES];
-    let mut first_segment_size = None;
-    let mut count = 0;
-    let mut bytes = bytes;
-    for run in runs {
-        let segments = segments(run, || offload.max_segments(fd), offload);
-        let mut done = 0;
-        while done < run.count && count < MESSAGES {
-            let these = segments.min(run.count - done);
-            let len = run.bytes(done + these) - run.size * done;
-            let (data, behind) = bytes.split_at(len);
-            bytes = behind;
-            done += these;
-            // SAFETY: an mmsghdr is made of integers and pointers, which may be zero.
-            let header = &mut headers[count].write(unsafe { zeroed() }).msg_hdr;
-            header.msg_iov = iovs[count].write(libc::iovec {
-                iov_base: data.as_ptr().cast_mut().cast(),
-                iov_len: data.len(),
-            });
-            header.msg_iovlen = 1;
-            if let Some(to) = &run.to {
-                header.msg_namelen = encode(to, &mut names[count]);
-                header.msg_name = names[count].as_mut_ptr().cast();
-            }
-            let segment_size = (these > 1).then_some(run.size as u16);
-            if cmsg::is_needed(&run.meta, segment_size) {
-                // SAFETY: a Control consists of `MaybeUninit<u8>`: any content is valid.
-                let control = unsafe { controls[count].assume_init_mut() };
-                control.fill(header, &run.meta, segment_size, is_v4(run, family));
-            }
-            if count == 0 {
-                first_segment_size = segment_size;
-            }
-            datagrams[count] = these;
-            count += 1;
-        }
-        if count == MESSAGES {
-            break;
-        }
-    }
-    let sent = if count == 1 {
-        // SAFETY: the loop above has written the first header, and pointed it to an iovec over
-        // borrowed bytes and, if at all, to a name and control messages in arrays that are alive.
-        retry(|| unsafe { libc::sendmsg(fd, headers[0].as_ptr().cast(), SEND_FLAGS) }).map(|_| 1)
-    } else {
-        // SAFETY: the same is so for the first `count`.
-        retry(|| unsafe {
-            libc::sendmmsg(fd, headers.as_mut_ptr().cast(), count as _, SEND_FLAGS as _) as _
-        })
-    };
-    match sent {
-        Ok(messages) => Ok(datagrams[..messages].iter().sum()),
-        Err(error) => Err((error, first_segment_size)),
-    }
-}
-
-/// Whether the destination speaks IPv4, on a dual-stack socket too.
-fn is_v4(run: &Run, family: Family) -> bool {
-    match &run.to {
-        Some(Address::Ip(to)) => to.ip().to_canonical().is_ipv4(),
-        _ => family == Family::Inet,
-    }
-}
-
-/// How many datagrams of a run can go as one message.
-fn segments(run: &Run, max_segments: impl FnOnce() -> usize, offload: &Offload) -> usize {
-    let is_too_large = run.size > offload.segment_size.load(Ordering::Relaxed);
-    if run.count == 1 || run.size == 0 || is_too_large {
-        return 1;
-    }
-    max_segments().min(MAX_PAYLOAD / run.size).max(1)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::batch::SendMeta;
-
-    fn run(size: usize, count: usize) -> Run {
-        Run {
-            size,
-            count,
-            last: size,
-            to: None,
-            meta: SendMeta::default(),
-        }
-    }
-
-    #[test]
-    fn messages_hold_no_more_than_the_kernel_takes() {
-        let offload = Offload::new(Family::Inet);
-        let segments = |size, count| segments(&run(size, count), || 64, &offload);
-        assert_eq!(segments(100, 1), 1);
-        assert_eq!(segments(100, 1000), 64);
-        assert_eq!(segments(30_000, 5), 2, "no more than a datagram's payload");
-        assert_eq!(segments(65_507, 5), 1);
-        assert_eq!(segments(0, 5), 1, "an empty segment would vanish");
-        let error = io::Error::from_raw_os_error(libc::EMSGSIZE);
-        assert!(offload.refused(&error, 1400));
-        assert_eq!(segments(1400, 5), 1);
-        assert_eq!(segments(1399, 5), 46);
-    }
-
-    #[test]
-    fn a_device_without_checksums_takes_one_by_one() {
-        let offload = Offload::new(Family::Inet);
-        assert!(offload.refused(&io::Error::from_raw_os_error(libc::EIO), 100));
-        assert_eq!(offload.max_segments(-1), 1);
-        let other = io::Error::from_raw_os_error(libc::EPERM);
-        assert!(!offload.refused(&other, 100), "not about the segments");
-    }
 }

@@ -1,7 +1,6 @@
 //! Datagrams into and out of the kernel through socket2.
 
 use std::io;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use socket2::{MaybeUninitSlice, SockAddr, Socket};
 
@@ -10,24 +9,21 @@ use crate::batch::{Meta, RecvBatch, Run, SendBatch, Slot};
 use crate::error::unsupported;
 use crate::sys::caps::{Caps, Family, SocketOption};
 use crate::sys::polling::address::{from_sock_addr, to_sock_addr};
+use crate::sys::polling::chunk::{self, Chunk};
+use crate::sys::polling::earlier::{Earlier, Refusal};
 use crate::sys::polling::socket::as_uninit;
 
-/// Nothing is offloaded here.
-pub(in crate::sys::polling) struct Offload {
-    /// An error that came behind the datagrams of a batch: the next batch's.
-    behind: Mutex<Option<io::Error>>,
-}
+/// Nothing is offloaded here, and nothing is to be known.
+pub(in crate::sys::polling) struct Offload;
 
 impl Offload {
     pub(in crate::sys::polling) fn new(_family: Family) -> Offload {
-        Offload {
-            behind: Mutex::new(None),
-        }
+        Offload
     }
 
-    fn behind(&self) -> MutexGuard<'_, Option<io::Error>> {
-        self.behind.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+    pub(in crate::sys::polling) fn forget(&self) {}
+
+    pub(in crate::sys::polling) fn forget_peer(&self) {}
 }
 
 pub(in crate::sys::polling) fn caps(_: &Socket, _: Family, _: &Offload) -> Caps {
@@ -56,6 +52,11 @@ pub(in crate::sys::polling) fn get(
     Err(unsupported(option))
 }
 
+#[cfg(unix)]
+const MSG_PEEK: i32 = libc::MSG_PEEK;
+#[cfg(windows)]
+const MSG_PEEK: i32 = 2;
+
 /// Repeats a call that a signal interrupted.
 fn retry<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
     loop {
@@ -74,15 +75,11 @@ pub(in crate::sys::polling) fn recv(
     peek: bool,
     _plain: bool,
 ) -> io::Result<(usize, Meta)> {
-    if peek {
-        // SAFETY: `Socket::peek_from` promises to write initialised bytes only.
-        let (len, from) = retry(|| socket.peek_from(unsafe { as_uninit(buf) }))?;
-        return Ok((len, Meta::from(source(&from))));
-    }
+    let flags = if peek { MSG_PEEK } else { 0 };
     let (len, flags, from) = retry(|| {
-        // SAFETY: so does `Socket::recv_from_vectored`.
+        // SAFETY: `Socket::recv_from_vectored_with_flags` promises to write initialised bytes only.
         let mut bufs = [MaybeUninitSlice::new(unsafe { as_uninit(buf) })];
-        socket.recv_from_vectored(&mut bufs)
+        socket.recv_from_vectored_with_flags(&mut bufs, flags)
     })?;
     let mut meta = Meta::from(source(&from));
     meta.truncated = flags.is_truncated();
@@ -96,35 +93,38 @@ fn source(from: &SockAddr) -> Address {
     from_sock_addr(from).unwrap_or(Address::UNNAMED)
 }
 
+/// Fills at most `limit` buffers of `batch`, at least one. An error behind the datagrams is noted
+/// as one that was there before the next call.
 pub(in crate::sys::polling) fn recv_batch(
     socket: &Socket,
     family: Family,
     batch: &mut RecvBatch,
     limit: usize,
     plain: bool,
-    offload: &Offload,
-) -> io::Result<usize> {
+    earlier: &Earlier,
+) -> io::Result<Chunk> {
     batch.clear();
-    if let Some(error) = offload.behind().take() {
-        return Err(error);
-    }
     let (arena, size, slots) = batch.buffers();
+    let wanted = slots.len().min(limit).clamp(1, chunk::MOST);
     let mut filled = 0;
-    for (buf, slot) in arena.chunks_mut(size.max(1)).zip(slots).take(limit.max(1)) {
+    let mut chunk = Chunk::Full;
+    while filled < wanted {
+        let buf = &mut arena[filled * size..][..size];
         match recv(socket, family, buf, false, plain) {
-            Ok((len, meta)) => *slot = Slot { len, meta },
-            Err(error) if filled > 0 => {
+            Ok((len, meta)) => slots[filled] = Slot { len, meta },
+            Err(error) if filled == 0 => return Err(error),
+            Err(error) => {
                 if error.kind() != io::ErrorKind::WouldBlock {
-                    *offload.behind() = Some(error);
+                    earlier.note(error);
                 }
+                chunk = Chunk::Short;
                 break;
             }
-            Err(error) => return Err(error),
         }
         filled += 1;
     }
     batch.set_filled(filled);
-    Ok(filled)
+    Ok(chunk)
 }
 
 pub(in crate::sys::polling) fn send(
@@ -142,36 +142,46 @@ pub(in crate::sys::polling) fn send(
 }
 
 /// Sends what the kernel takes of `batch` and gives how many datagrams that were; they are not
-/// taken off.
+/// taken off. An error is that of the datagram at the front.
 pub(in crate::sys::polling) fn send_batch(
     socket: &Socket,
-    _family: Family,
+    family: Family,
     batch: &SendBatch,
     _offload: &Offload,
-) -> io::Result<usize> {
+    earlier: &Earlier,
+) -> io::Result<(usize, Chunk)> {
     let (runs, mut bytes) = batch.waiting();
     let mut sent = 0;
     for run in runs {
         for i in 1..=run.count {
+            if sent == chunk::MOST {
+                return Ok((sent, Chunk::Full));
+            }
             let len = if i == run.count { run.last } else { run.size };
             let (data, rest) = bytes.split_at(len);
             bytes = rest;
-            match send_one(socket, run, data) {
+            match send_one(socket, family, run, data, earlier) {
                 Ok(()) => sent += 1,
-                Err(_) if sent > 0 => return Ok(sent),
+                // It says so again when it is at the front.
+                Err(_) if sent > 0 => return Ok((sent, Chunk::Short)),
                 Err(error) => return Err(error),
             }
         }
     }
-    Ok(sent)
+    Ok((sent, Chunk::Full))
 }
 
-fn send_one(socket: &Socket, run: &Run, data: &[u8]) -> io::Result<()> {
-    if run.meta.ecn.is_some() {
-        return Err(unsupported("ecn"));
+fn send_one(
+    socket: &Socket,
+    family: Family,
+    run: &Run,
+    data: &[u8],
+    earlier: &Earlier,
+) -> io::Result<()> {
+    if let Some(field) = run.meta.given() {
+        return Err(unsupported(field));
     }
-    if run.meta.source.is_some() {
-        return Err(unsupported("source"));
-    }
-    send(socket, data, run.to.as_ref())
+    earlier.confirmed(family, Refusal::Noted, || {
+        send(socket, data, run.to.as_ref())
+    })
 }
