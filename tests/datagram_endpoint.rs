@@ -236,6 +236,87 @@ fn a_fixed_peer_is_the_only_destination() {
     });
 }
 
+/// The peer that was asked for as `given` is `known` to the system; both are its names, and no
+/// other is.
+#[cfg(not(target_os = "wasi"))]
+async fn has_two_names(given: Address, known: Address, broadcast: bool) -> DatagramTransport {
+    let log = Log::new();
+    let options = DatagramOptions::new()
+        .remote_addr(given)
+        .allow_broadcast(broadcast);
+    let (transport, _) = recording(&log, options).await;
+    let expected = if broadcast { given } else { known };
+    assert_eq!(transport.peer_addr(), Some(expected), "{given}");
+    transport.send(b"0").unwrap();
+    for (i, name) in [given, expected].into_iter().enumerate() {
+        transport.send_to(&[b'1' + i as u8], &name).unwrap();
+    }
+    let other = match known {
+        Address::Ip(addr) => Address::from((addr.ip(), addr.port() ^ 1)),
+        Address::Unix(_) => "/other".parse().unwrap(),
+    };
+    let error = transport.send_to(b"x", &other).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidInput);
+    assert!(error.to_string().contains(&expected.to_string()), "{error}");
+    assert_eq!(log.events(), [Event::Made], "nothing was reported");
+    transport
+}
+
+// A host of WASI takes no such address for a peer's.
+#[cfg(not(target_os = "wasi"))]
+#[test]
+fn a_peer_is_named_as_the_system_names_it() {
+    block_on_within(async {
+        for (local, given) in [
+            ("127.0.0.1:0", [0, 0, 0, 0].into()),
+            ("[::1]:0", std::net::IpAddr::from([0; 16])),
+        ] {
+            let peer = std::net::UdpSocket::bind(local).unwrap();
+            peer.set_read_timeout(Some(common::PATIENCE)).unwrap();
+            let known = peer.local_addr().unwrap();
+            let given = Address::from((given, known.port()));
+            for broadcast in [false, true] {
+                let transport = has_two_names(given, known.into(), broadcast).await;
+                let mut buf = [0; 8];
+                for expected in *b"012" {
+                    let (len, from) = peer.recv_from(&mut buf).unwrap();
+                    assert_eq!(buf[..len], [expected]);
+                    assert_eq!(from.port(), ip(&transport).port());
+                }
+                close(&transport).await;
+                let after = transport.peer_addr().unwrap();
+                let expected = if broadcast { given } else { known.into() };
+                assert_eq!(after, expected, "remembered");
+            }
+        }
+    });
+}
+
+#[cfg(unix)]
+#[test]
+fn a_unix_peer_is_named_as_it_is_bound() {
+    block_on_within(async {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        let peer = std::os::unix::net::UnixDatagram::bind(path("bound")).unwrap();
+        peer.set_read_timeout(Some(common::PATIENCE)).unwrap();
+        std::os::unix::fs::symlink(path("bound"), path("link")).unwrap();
+        std::fs::hard_link(path("bound"), path("twin")).unwrap();
+        let address = |name: &str| -> Address { path(name).to_str().unwrap().parse().unwrap() };
+        for given in ["bound", "link", "twin"] {
+            for broadcast in [false, true] {
+                let transport = has_two_names(address(given), address("bound"), broadcast).await;
+                let mut buf = [0; 8];
+                for expected in *b"012" {
+                    let (len, _) = peer.recv_from(&mut buf).unwrap();
+                    assert_eq!(buf[..len], [expected]);
+                }
+                close(&transport).await;
+            }
+        }
+    });
+}
+
 #[test]
 fn without_a_peer_the_destination_must_be_named_and_of_the_family() {
     block_on_within(async {

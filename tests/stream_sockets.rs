@@ -36,6 +36,31 @@ fn bytes_come_in_order_as_far_as_they_fit_and_then_the_end() {
     });
 }
 
+#[cfg(not(target_os = "wasi"))]
+#[test]
+fn more_slices_than_the_system_takes_do_not_make_what_is_left_wait() {
+    on_both!(|a, b| {
+        let data = pattern(5000);
+        a.write_all(&data).await.unwrap();
+        b.readable().await.unwrap();
+        let mut read: Vec<u8> = Vec::new();
+        while read.len() < 5000 {
+            let mut bytes = [0; 2000];
+            let mut slices: Vec<_> = bytes.chunks_mut(1).map(IoSliceMut::new).collect();
+            let len = match poll_once(b.read_vectored(&mut slices)).await {
+                Some(len) => len.unwrap(),
+                // Every so often a task has to yield; twice would be a wait.
+                None => poll_once(b.read_vectored(&mut slices))
+                    .await
+                    .unwrap()
+                    .unwrap(),
+            };
+            read.extend(&bytes[..len]);
+        }
+        assert!(read == data);
+    });
+}
+
 #[test]
 fn peeked_bytes_stay() {
     on_both!(|a, b| {

@@ -4,14 +4,12 @@
 
 mod common;
 
-#[cfg(not(target_os = "wasi"))]
-use std::io;
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use common::{block_on_within, raw_code};
-use coracle::net::{resolve, Ecn, Interface, RecvBatch, SendBatch, SendMeta, UdpSocket};
+use coracle::net::{resolve, Ecn, Interface, Meta, RecvBatch, SendBatch, SendMeta, UdpSocket};
 use coracle::{spawn, yield_now, Address};
 use futures_lite::future::poll_once;
 
@@ -155,6 +153,10 @@ fn a_cut_off_datagram_says_so() {
                 (&data[..data.len().min(4)], truncated)
             );
             socket.send_to(data, &addr).await.unwrap();
+            if !cfg!(target_os = "wasi") {
+                let (len, meta) = socket.peek_from(&mut buf).await.unwrap();
+                assert_eq!((len, meta.truncated), (data.len().min(4), truncated));
+            }
             let mut batch = RecvBatch::with_capacity(4, 4);
             socket.recv_batch(&mut batch).await.unwrap();
             let (received, meta) = batch.iter().next().unwrap();
@@ -163,6 +165,82 @@ fn a_cut_off_datagram_says_so() {
                 (data.len().min(4), truncated)
             );
         }
+    });
+}
+
+#[test]
+fn a_batch_takes_all_that_is_there_however_much() {
+    block_on_within(async {
+        for (capacity, queued) in [(64, 128), (33, 33), (100, 70), (1, 3), (32, 64)] {
+            let (from, _) = v4().await;
+            let (to, addr) = v4().await;
+            for i in 0..queued {
+                from.send_to(&numbered(i, 8), &addr).await.unwrap();
+            }
+            let mut batch = RecvBatch::with_capacity(capacity, 16);
+            let mut left = queued;
+            let mut next = 0;
+            while left > 0 {
+                // A batch that is full, or all that is left.
+                let taken = if cfg!(target_os = "wasi") {
+                    to.recv_batch(&mut batch).await.unwrap()
+                } else {
+                    // Every so often a task has to yield; twice would be a wait.
+                    match poll_once(to.recv_batch(&mut batch)).await {
+                        Some(taken) => taken.unwrap(),
+                        None => poll_once(to.recv_batch(&mut batch)).await.unwrap().unwrap(),
+                    }
+                };
+                if !cfg!(target_os = "wasi") {
+                    assert_eq!(taken, left.min(capacity), "{capacity} of {queued}");
+                }
+                for (data, _) in batch.iter() {
+                    assert_eq!(data, numbered(next, 8));
+                    next += 1;
+                }
+                left -= taken;
+            }
+            let nothing = poll_once(to.recv_batch(&mut batch)).await;
+            assert!(nothing.is_none(), "{nothing:?}");
+        }
+    });
+}
+
+#[cfg(not(target_os = "wasi"))]
+#[test]
+fn a_batch_is_sent_with_one_call_however_long() {
+    block_on_within(async {
+        let (from, _) = v4().await;
+        let (to, addr) = v4().await;
+        let mut batch = SendBatch::new();
+        for i in 0..200 {
+            // Neighbours of two sizes are not sent as one.
+            batch.push(&numbered(i, 8 + i % 2), &addr);
+        }
+        assert_eq!(from.send_batch(&mut batch).await.unwrap(), 200);
+        assert!(batch.is_empty());
+        assert_eq!(receive(&to, 200).await.len(), 200);
+    });
+}
+
+#[test]
+fn a_batch_of_buffers_without_room_tells_of_each_datagram() {
+    block_on_within(async {
+        let (from, _) = v4().await;
+        let (to, addr) = v4().await;
+        let mut batch = RecvBatch::with_capacity(4, 0);
+        for len in [1, 1, 0] {
+            from.send_to(&[7; 1][..len], &addr).await.unwrap();
+        }
+        let mut cut_off = Vec::new();
+        while cut_off.len() < 3 {
+            to.recv_batch(&mut batch).await.unwrap();
+            cut_off.extend(batch.iter().map(|(data, meta)| {
+                assert!(data.is_empty());
+                meta.truncated
+            }));
+        }
+        assert_eq!(cut_off, [true, true, false]);
     });
 }
 
@@ -395,6 +473,22 @@ fn options_of_groups_and_families_come_back_as_they_were_set() {
     });
 }
 
+#[cfg(target_os = "linux")]
+#[test]
+fn what_a_socket_for_both_versions_is_told_holds_for_ipv4_too() {
+    block_on_within(async {
+        let (socket, _) = bound("[::]:0").await;
+        socket.set_ttl(7).unwrap();
+        socket.set_multicast_ttl(8).unwrap();
+        socket.set_multicast_loop(false).unwrap();
+        let v4 = |socket: socket2::SockRef<'_>| {
+            let hops = (socket.ttl_v4()?, socket.multicast_ttl_v4()?);
+            Ok((hops, socket.multicast_loop_v4()?))
+        };
+        assert_eq!(socket.try_io(v4).unwrap(), ((7, 8), false));
+    });
+}
+
 #[cfg(unix)]
 #[test]
 fn two_sockets_share_a_port_when_both_ask_for_it() {
@@ -577,6 +671,200 @@ fn merged_datagrams_come_apart_in_batches_and_single_receives_are_refused() {
         to.set_receive_offload(false).unwrap();
         from.send_to(b"single", &addr).await.unwrap();
         assert_eq!(to.recv(&mut buf).await.unwrap(), 6);
+    });
+}
+
+#[test]
+fn merged_datagrams_are_not_received_into_buffers_that_are_too_small() {
+    block_on_within(async {
+        let (to, addr) = v4().await;
+        let (from, _) = v4().await;
+        if !to.caps().receive_offload {
+            return;
+        }
+        to.set_receive_offload(true).unwrap();
+        let mut batch = SendBatch::new();
+        (0..20).for_each(|i| batch.push(&numbered(i, 1200), &addr));
+        send_all(&from, &mut batch).await;
+        for size in [0, 1500, 65_534] {
+            let mut small = RecvBatch::with_capacity(32, size);
+            for error in [
+                to.recv_batch(&mut small).await.unwrap_err(),
+                to.try_recv_batch(&mut small).unwrap_err(),
+            ] {
+                assert_eq!(error.kind(), ErrorKind::InvalidInput);
+                let text = error.to_string();
+                assert!(text.contains("receive_offload"), "{text}");
+                assert!(text.contains(&size.to_string()), "{text}");
+            }
+        }
+        // What may be merged already stays so.
+        let early = to.set_receive_offload(false).unwrap_err();
+        assert_eq!(early.kind(), ErrorKind::ResourceBusy);
+        assert!(early.to_string().contains("receive_offload"), "{early}");
+        let mut large = RecvBatch::with_capacity(32, 65_535);
+        let mut all = Vec::new();
+        while all.len() < 20 {
+            to.recv_batch(&mut large).await.unwrap();
+            all.extend(large.iter().map(|(data, _)| data.to_vec()));
+        }
+        let expected: Vec<_> = (0..20).map(|i| numbered(i, 1200)).collect();
+        assert_eq!(all, expected);
+
+        to.set_receive_offload(false).unwrap();
+        (0..3).for_each(|i| batch.push(&numbered(i, 1200), &addr));
+        send_all(&from, &mut batch).await;
+        for i in 0..3 {
+            let mut buf = [0; 1500];
+            let len = to.recv(&mut buf).await.unwrap();
+            assert_eq!(buf[..len], numbered(i, 1200));
+        }
+    });
+}
+
+/// Sends one datagram as `meta` says, and gives what is known of it at the other end.
+async fn goes(
+    from: &UdpSocket,
+    dest: Option<&Address>,
+    meta: SendMeta,
+    to: &UdpSocket,
+) -> io::Result<Meta> {
+    let mut batch = SendBatch::new();
+    batch.push_with(b"x", dest, meta);
+    from.send_batch(&mut batch).await?;
+    Ok(to.recv_meta(&mut [0; 8]).await?.1)
+}
+
+/// Of both versions, at `addr` with the port of `socket`.
+fn at(addr: &str, socket: &UdpSocket) -> Address {
+    let port = socket.local_addr().unwrap().as_ip().unwrap().port();
+    Address::from((addr.parse::<IpAddr>().unwrap(), port))
+}
+
+#[test]
+fn a_source_of_the_other_ip_version_is_refused_by_name() {
+    block_on_within(async {
+        let (v4, _) = bound("0.0.0.0:0").await;
+        let (v6, _) = bound("[::]:0").await;
+        let (to, _) = bound("[::]:0").await;
+        if !v4.caps().destination {
+            return;
+        }
+        let plain = at("127.0.0.1", &to);
+        let mapped = at("::ffff:127.0.0.1", &to);
+        let six = at("::1", &to);
+        let source = |text: &str| SendMeta::default().with_source(text.parse().unwrap());
+        let connected = async |dest: &Address| {
+            let (socket, _) = bound("[::]:0").await;
+            socket.connect(*dest).await.unwrap();
+            socket
+        };
+        let (to_four, to_six) = (connected(&mapped).await, connected(&six).await);
+        for (from, dest, refused) in [
+            (&v4, Some(&plain), "::1"),
+            (&v6, Some(&mapped), "::1"),
+            (&v6, Some(&six), "127.0.0.2"),
+            (&v6, Some(&six), "::ffff:127.0.0.2"),
+            (&to_four, None, "::1"),
+            (&to_six, None, "127.0.0.2"),
+        ] {
+            let error = goes(from, dest, source(refused), &to).await.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
+            let address = refused.trim_start_matches("::ffff:");
+            assert!(error.to_string().contains(address), "{error}");
+        }
+        // One that comes behind others costs them nothing.
+        let mut batch = SendBatch::new();
+        batch.push(b"x", &six);
+        batch.push_with(b"y", Some(&six), source("127.0.0.2"));
+        batch.push(b"z", &six);
+        assert_eq!(v6.send_batch(&mut batch).await.unwrap(), 1);
+        v6.send_batch(&mut batch).await.unwrap_err();
+        assert_eq!(v6.send_batch(&mut batch).await.unwrap(), 1);
+        assert_eq!(to.recv_meta(&mut [0; 8]).await.unwrap().0, 1);
+        assert_eq!(to.recv_meta(&mut [0; 8]).await.unwrap().0, 1);
+
+        for (from, dest, taken) in [
+            (&v4, Some(&plain), "127.0.0.2"),
+            (&v4, Some(&plain), "::ffff:127.0.0.2"),
+            (&v6, Some(&mapped), "127.0.0.2"),
+            (&v6, Some(&mapped), "::ffff:127.0.0.2"),
+            (&v6, Some(&six), "::1"),
+            (&to_four, None, "127.0.0.1"),
+            (&to_six, None, "::1"),
+        ] {
+            let meta = goes(from, dest, source(taken), &to).await.unwrap();
+            let came_from = meta.from.as_ip().unwrap().ip().to_canonical();
+            let expected: IpAddr = taken.parse().unwrap();
+            assert_eq!(came_from, expected.to_canonical());
+        }
+    });
+}
+
+#[test]
+fn replies_come_from_where_the_question_went() {
+    block_on_within(async {
+        let (probe, _) = v4().await;
+        if !probe.caps().destination {
+            return;
+        }
+        for (server, client, dest) in [
+            ("0.0.0.0:0", "127.0.0.1:0", "127.0.0.3"),
+            ("[::]:0", "127.0.0.1:0", "127.0.0.3"),
+            ("[::]:0", "[::1]:0", "::1"),
+            // A broadcast address is nobody's to send from.
+            ("0.0.0.0:0", "127.0.0.1:0", "127.255.255.255"),
+            ("[::]:0", "127.0.0.1:0", "127.255.255.255"),
+        ] {
+            let (server, _) = bound(server).await;
+            let (client, _) = bound(client).await;
+            server.set_receive_destination(true).unwrap();
+            client.set_broadcast(true).unwrap();
+            let asked = at(dest, &server);
+            client.send_to(b"?", &asked).await.unwrap();
+            let (_, meta) = server.recv_meta(&mut [0; 8]).await.unwrap();
+            let was: IpAddr = dest.parse().unwrap();
+            assert_eq!(meta.destination.unwrap().to_canonical(), was);
+            let reply = SendMeta::reply_to(&meta);
+            let came = goes(&server, Some(&meta.from), reply, &client)
+                .await
+                .unwrap();
+            if dest.ends_with("255") {
+                assert_eq!(came.from, at("127.0.0.1", &server));
+            } else {
+                assert_eq!(came.from, asked);
+            }
+        }
+    });
+}
+
+#[test]
+fn congestion_marks_leave_the_other_bits_alone() {
+    block_on_within(async {
+        let (to, _) = bound("[::]:0").await;
+        if !to.caps().ecn {
+            return;
+        }
+        to.set_receive_ecn(true).unwrap();
+        let targets = [
+            at("127.0.0.1", &to),
+            at("::ffff:127.0.0.1", &to),
+            at("::1", &to),
+        ];
+        for (local, target) in ["127.0.0.1:0", "[::]:0", "[::]:0"].into_iter().zip(targets) {
+            for is_connected in [false, true] {
+                let (from, _) = bound(local).await;
+                if is_connected {
+                    from.connect(target).await.unwrap();
+                }
+                let dest = Some(&target).filter(|_| !is_connected);
+                for mark in [Ecn::Capable1, Ecn::CongestionExperienced, Ecn::NotCapable] {
+                    let meta = SendMeta::default().with_ecn(mark);
+                    let meta = goes(&from, dest, meta, &to).await.unwrap();
+                    assert_eq!(meta.ecn, Some(mark), "{local} to {target}, {is_connected}");
+                }
+            }
+        }
     });
 }
 

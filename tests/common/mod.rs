@@ -8,6 +8,8 @@ pub(crate) mod blocking;
 pub(crate) mod foreign;
 #[cfg(target_os = "wasi")]
 pub(crate) mod guest;
+#[cfg(target_os = "linux")]
+pub(crate) mod network;
 pub(crate) mod nosy;
 pub(crate) mod pairs;
 #[cfg(feature = "tls")]

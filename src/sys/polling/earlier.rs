@@ -156,6 +156,18 @@ mod tests {
     }
 
     #[test]
+    fn nobody_listening_is_told_to_who_has_one_peer() {
+        let earlier = Earlier::default();
+        let mut tries = 0;
+        let result: io::Result<()> = earlier.confirmed(Family::Inet, Refusal::Told, || {
+            tries += 1;
+            Err(io::ErrorKind::ConnectionRefused.into())
+        });
+        assert_eq!(result.unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
+        assert_eq!((tries, earlier.is_some()), (1, false));
+    }
+
+    #[test]
     fn a_firewall_of_this_machine_is_not_taken_for_what_it_leaves_behind() {
         use libc::{ECONNREFUSED, ENOBUFS, EPERM};
         assert_eq!(
