@@ -8,7 +8,18 @@ const OPERATIONS: u32 = 128;
 
 thread_local! {
     static SPENT: Cell<u32> = const { Cell::new(0) };
-    static LOOK: Cell<bool> = const { Cell::new(false) };
+    static LOOK: Cell<Look> = const { Cell::new(Look::Later) };
+}
+
+/// When the sockets are to be looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Look {
+    /// When as many tasks as usual have run.
+    Later,
+    /// When the tasks have run that are in front of the one that has just yielded.
+    AfterOthers,
+    /// Before another task runs.
+    Now,
 }
 
 /// Counts an operation; true if the task should yield instead. Operations are counted by thread,
@@ -25,12 +36,19 @@ pub(crate) fn spend() -> bool {
 
 /// A task yields after it has done much: the sockets are to be looked at before other tasks run.
 pub(crate) fn request_look() {
-    LOOK.set(true);
+    LOOK.set(Look::Now);
 }
 
-/// Whether that was requested since the last call.
-pub(crate) fn take_look() -> bool {
-    LOOK.replace(false)
+/// A task lets the others and the sockets have a turn.
+pub(crate) fn request_turn() {
+    if LOOK.get() == Look::Later {
+        LOOK.set(Look::AfterOthers);
+    }
+}
+
+/// What was requested since the last call.
+pub(crate) fn take_look() -> Look {
+    LOOK.replace(Look::Later)
 }
 
 #[cfg(test)]
@@ -42,7 +60,10 @@ mod tests {
         take_look();
         let waits = (0..3 * (OPERATIONS + 1)).filter(|_| spend()).count();
         assert_eq!(waits, 3);
-        assert!(take_look());
-        assert!(!take_look());
+        request_turn();
+        assert_eq!(take_look(), Look::Now);
+        assert_eq!(take_look(), Look::Later);
+        request_turn();
+        assert_eq!(take_look(), Look::AfterOthers);
     }
 }

@@ -16,7 +16,9 @@ use futures_lite::future::poll_once;
 mod with_async_io {
     use super::*;
 
-    use std::sync::Arc;
+    use std::future::{poll_fn, Future};
+    use std::pin::pin;
+    use std::sync::{Arc, Mutex};
     use std::thread;
     use std::time::{Duration, Instant};
 
@@ -30,7 +32,7 @@ mod with_async_io {
     };
 
     /// `smol::block_on` with a panic instead of a hang.
-    fn smol_within<F: std::future::Future>(future: F) -> F::Output {
+    fn smol_within<F: Future>(future: F) -> F::Output {
         smol::block_on(within(future))
     }
 
@@ -132,6 +134,48 @@ mod with_async_io {
                 std::io::Error::from(limit.unwrap_err()).kind(),
                 ErrorKind::TimedOut
             );
+        });
+    }
+
+    #[test]
+    fn a_task_under_smol_waits_for_the_new_end_of_its_sleep() {
+        for before in [Duration::from_secs(3600), Duration::MAX] {
+            let sleep = Arc::new(Mutex::new(sleep(before)));
+            let waiting = {
+                let sleep = sleep.clone();
+                async move { poll_fn(|cx| pin!(&mut *sleep.lock().unwrap()).poll(cx)).await }
+            };
+            smol_within(async {
+                let executor = smol::LocalExecutor::new();
+                let waiting = executor.spawn(waiting);
+                executor.try_tick();
+                let soon = Instant::now() + Duration::from_millis(2);
+                sleep.lock().unwrap().reset(soon);
+                executor.run(waiting).await;
+                assert!(Instant::now() >= soon);
+            });
+        }
+    }
+
+    #[test]
+    fn past_deadlines_let_other_tasks_of_smol_run() {
+        let past = Instant::now();
+        smol_within(async {
+            let executor = smol::LocalExecutor::new();
+            for zero in [false, true] {
+                let other = executor.spawn(async {});
+                let seen = executor.run(async {
+                    for _ in 0..10_000 {
+                        if zero {
+                            sleep(Duration::ZERO).await;
+                        } else {
+                            sleep_until(past).await;
+                        }
+                    }
+                    other.is_finished()
+                });
+                assert!(seen.await, "{zero}");
+            }
         });
     }
 

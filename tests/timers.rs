@@ -8,7 +8,7 @@ use std::io::ErrorKind;
 use std::pin::pin;
 use std::rc::Rc;
 #[cfg(not(target_os = "wasi"))]
-use std::sync::mpsc;
+use std::sync::{mpsc, Arc, Mutex};
 use std::task::Poll;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -82,7 +82,6 @@ fn a_deadline_in_the_past_is_over_at_once() {
         let past = Instant::now();
         yield_now().await;
         assert_eq!(poll_once(sleep_until(past)).await, Some(()));
-        assert_eq!(poll_once(sleep(Duration::ZERO)).await, Some(()));
         assert_eq!(sleep_until(past).deadline(), Some(past));
     });
 }
@@ -264,11 +263,122 @@ fn a_period_of_nothing_still_lets_others_run() {
         let other = ran.clone();
         spawn(async move { other.set(true) }).detach();
         let mut ticks = interval(Duration::ZERO);
-        while !ran.get() {
+        for _ in 0..ROUNDS {
             ticks.tick().await;
-            yield_now().await;
         }
+        assert!(ran.get());
         assert!(!ticks.period().is_zero());
+    });
+}
+
+/// More than a task may do before the others have a turn.
+const ROUNDS: usize = 10_000;
+
+#[test]
+fn sleeping_for_no_time_takes_turns_with_the_others() {
+    block_on_within(async {
+        let turns = Rc::new(RefCell::new(Vec::new()));
+        let tasks = [0, 1, 2].map(|number| {
+            let turns = turns.clone();
+            spawn(async move {
+                for _ in 0..100 {
+                    turns.borrow_mut().push(number);
+                    sleep(Duration::ZERO).await;
+                }
+            })
+        });
+        for task in tasks {
+            task.await;
+        }
+        assert_eq!(*turns.borrow(), [0, 1, 2].repeat(100));
+        let mut once = sleep(Duration::ZERO);
+        assert_eq!(poll_once(&mut once).await, None);
+        assert_eq!(poll_once(&mut once).await, Some(()));
+        once.reset(Instant::now());
+        assert_eq!(
+            poll_once(&mut once).await,
+            Some(()),
+            "it has an instant now"
+        );
+    });
+}
+
+#[test]
+fn sleeping_for_no_time_gives_the_sockets_a_turn() {
+    block_on_within(async {
+        let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let addr = socket.local_addr().unwrap();
+        let received = Rc::new(Cell::new(0));
+        let count = received.clone();
+        let socket = Rc::new(socket);
+        let _receiving = spawn({
+            let socket = socket.clone();
+            async move {
+                loop {
+                    socket.recv(&mut [0; 8]).await.unwrap();
+                    count.set(count.get() + 1);
+                }
+            }
+        });
+        for round in 1..=20 {
+            socket.send_to(b"turn", &addr).await.unwrap();
+            for _ in 0..1_000_000 {
+                if received.get() == round {
+                    break;
+                }
+                sleep(Duration::ZERO).await;
+            }
+            assert_eq!(received.get(), round);
+        }
+    });
+}
+
+/// Whether another task has had a turn while this was done over and over.
+async fn lets_others_run<R>(mut once: impl AsyncFnMut() -> R) -> bool {
+    let ran = Rc::new(Cell::new(false));
+    let other = ran.clone();
+    let task = spawn(async move { other.set(true) });
+    for _ in 0..ROUNDS {
+        once().await;
+    }
+    let ran = ran.get();
+    task.await;
+    ran
+}
+
+#[test]
+fn deadlines_in_the_past_do_not_keep_others_from_running() {
+    block_on_within(async {
+        let past = Instant::now();
+        yield_now().await;
+        assert!(lets_others_run(async || sleep_until(past).await).await);
+        assert!(lets_others_run(async || sleep(Duration::from_nanos(1)).await).await);
+        let mut again = sleep_until(past);
+        assert!(
+            lets_others_run(async || {
+                again.reset(past);
+                (&mut again).await;
+            })
+            .await
+        );
+        for limit in [Duration::ZERO, Duration::from_nanos(1)] {
+            assert!(lets_others_run(async || timeout(limit, pending::<()>()).await).await);
+        }
+        let mut ticks = interval_at(past, Duration::from_nanos(1));
+        assert!(lets_others_run(async || ticks.tick().await).await);
+        let mut ticks = interval_at(past, Duration::from_nanos(1));
+        assert!(lets_others_run(async || ticks.next().await).await);
+    });
+}
+
+#[test]
+fn a_limit_costs_a_ready_future_nothing() {
+    block_on_within(async {
+        for limit in [Duration::ZERO, Duration::from_nanos(1), HOUR] {
+            for _ in 0..ROUNDS {
+                assert_eq!(poll_once(timeout(limit, ready(1))).await, Some(Ok(1)));
+            }
+        }
     });
 }
 
@@ -381,6 +491,153 @@ fn a_timer_added_and_reset_by_another_thread_ends_the_wait_in_time() {
         sleep.await;
     });
     other.join().unwrap();
+}
+
+/// Waits for a sleep that others can move.
+async fn shared(sleep: &Rc<RefCell<Sleep>>) {
+    poll_fn(|cx| pin!(&mut *sleep.borrow_mut()).poll(cx)).await
+}
+
+#[test]
+fn a_task_that_waits_for_a_sleep_waits_for_its_new_end() {
+    block_on_within(async {
+        // The last has no end.
+        for before in [MS, HOUR, Duration::MAX] {
+            let sleep = Rc::new(RefCell::new(sleep(before)));
+            let waiting = spawn({
+                let sleep = sleep.clone();
+                async move {
+                    shared(&sleep).await;
+                    Instant::now()
+                }
+            });
+            yield_now().await;
+            // Earlier, later, in the past.
+            let start = Instant::now();
+            let ends = [start + HOUR, start + 4 * MS, start + 8 * MS];
+            for end in ends {
+                sleep.borrow_mut().reset(end);
+            }
+            assert!(waiting.await >= ends[2], "{before:?}");
+
+            let waiting = spawn({
+                let sleep = sleep.clone();
+                async move { shared(&sleep).await }
+            });
+            sleep.borrow_mut().reset(start + HOUR);
+            yield_now().await;
+            sleep.borrow_mut().reset(start);
+            waiting.await;
+        }
+    });
+}
+
+#[test]
+fn a_sleep_that_is_moved_wakes_the_last_of_those_who_wait() {
+    block_on_within(async {
+        let sleep = Rc::new(RefCell::new(sleep(HOUR)));
+        let tasks = [0, 1].map(|_| {
+            let sleep = sleep.clone();
+            spawn(async move { shared(&sleep).await })
+        });
+        yield_now().await;
+        sleep.borrow_mut().reset(Instant::now() + 2 * MS);
+        let [first, second] = tasks;
+        second.await;
+        drop(first);
+    });
+}
+
+#[test]
+fn a_sleep_is_moved_after_its_runtime_has_ended() {
+    let sleep = Rc::new(RefCell::new(sleep(HOUR)));
+    block_on_within(async { assert!(poll_once(shared(&sleep)).await.is_none()) });
+    block_on_within(async {
+        let waiting = spawn({
+            let sleep = sleep.clone();
+            async move { shared(&sleep).await }
+        });
+        yield_now().await;
+        sleep.borrow_mut().reset(Instant::now() + 2 * MS);
+        waiting.await;
+    });
+    block_on_within(async {
+        sleep.borrow_mut().reset(Instant::now() + HOUR);
+        assert!(poll_once(shared(&sleep)).await.is_none());
+    });
+    sleep.borrow_mut().reset(Instant::now());
+    block_on_within(shared(&sleep));
+}
+
+/// Waits on this thread for a sleep that other threads can move.
+#[cfg(not(target_os = "wasi"))]
+async fn shared_by_threads(sleep: &Mutex<Sleep>) {
+    poll_fn(|cx| pin!(&mut *sleep.lock().unwrap()).poll(cx)).await
+}
+
+#[cfg(not(target_os = "wasi"))]
+#[test]
+fn another_thread_moves_a_sleep_that_a_task_waits_for() {
+    for before in [HOUR, Duration::MAX] {
+        let sleep = Arc::new(Mutex::new(sleep(before)));
+        let (waits, waiting) = mpsc::channel();
+        let other = thread::spawn({
+            let sleep = sleep.clone();
+            move || {
+                waiting.recv_timeout(PATIENCE).unwrap();
+                sleep.lock().unwrap().reset(Instant::now() + 2 * MS);
+            }
+        });
+        block_on_within(async {
+            assert!(poll_once(shared_by_threads(&sleep)).await.is_none());
+            let task = spawn(async move { shared_by_threads(&sleep).await });
+            yield_now().await;
+            waits.send(()).unwrap();
+            task.await;
+        });
+        other.join().unwrap();
+    }
+}
+
+#[cfg(not(target_os = "wasi"))]
+#[test]
+fn a_sleep_that_waits_in_another_threads_runtime_is_moved_with_or_without_it() {
+    for outlives in [true, false] {
+        let sleep = Arc::new(Mutex::new(sleep(HOUR)));
+        let (send, polled) = mpsc::channel();
+        let (end, ended) = smol::channel::bounded::<()>(1);
+        let other = thread::spawn({
+            let sleep = sleep.clone();
+            move || {
+                block_on_within(async move {
+                    assert!(poll_once(shared_by_threads(&sleep)).await.is_none());
+                    send.send(()).unwrap();
+                    let _ = ended.recv().await;
+                })
+            }
+        });
+        polled.recv_timeout(PATIENCE).unwrap();
+        block_on_within(async {
+            let task = spawn({
+                let sleep = sleep.clone();
+                async move { shared_by_threads(&sleep).await }
+            });
+            yield_now().await;
+            let other = if outlives {
+                Some(other)
+            } else {
+                end.send(()).await.unwrap();
+                other.join().unwrap();
+                None
+            };
+            sleep.lock().unwrap().reset(Instant::now() + 2 * MS);
+            task.await;
+            drop(end);
+            if let Some(other) = other {
+                other.join().unwrap();
+            }
+        });
+    }
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
-use crate::budget;
+use crate::budget::{self, Look};
 use crate::runtime::queue::{Local, RootWaker};
 use crate::sys::{clock, Step};
 
@@ -47,7 +47,9 @@ impl<P: DerefMut<Target: Future>> Core<P> {
             shared.take_due(clock::now(), &mut self.due);
             self.due.drain(..).for_each(Waker::wake);
         }
-        for _ in 0..BUDGET {
+        let mut turns = BUDGET;
+        while turns > 0 {
+            turns -= 1;
             match self.local.pop() {
                 Some(Some(task)) => {
                     task.run();
@@ -62,11 +64,14 @@ impl<P: DerefMut<Target: Future>> Core<P> {
                 }
                 None => break,
             }
-            if budget::take_look() {
-                break;
+            match budget::take_look() {
+                Look::Later => {}
+                // The task itself is the last.
+                Look::AfterOthers => turns = turns.min(self.local.len().saturating_sub(1)),
+                Look::Now => break,
             }
         }
-        if !self.local.is_empty() {
+        if self.local.len() > 0 {
             return Step::Again;
         }
         if !shared.fall_asleep() {

@@ -43,8 +43,8 @@ impl Local {
         self.queue.borrow_mut().pop_front()
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
-        self.queue.borrow().is_empty()
+    pub(crate) fn len(&self) -> usize {
+        self.queue.borrow().len()
     }
 
     /// Takes over what other threads have woken.
@@ -208,6 +208,17 @@ impl Shared {
         };
         drop(before);
         true
+    }
+
+    /// Moves a timer, for whoever waits for it. One that has fired has woken them already.
+    pub(crate) fn reset_timer(&self, key: TimerKey, deadline: Instant) {
+        let mut timers = self.timers();
+        let before = timers.queue.next();
+        let is_ahead = timers.queue.reset(key, deadline);
+        drop(timers);
+        if is_ahead && before.is_none_or(|next| deadline < next) {
+            self.notify();
+        }
     }
 
     /// Forgets a timer. The wait it may have shortened is left as it is: it wakes nobody.

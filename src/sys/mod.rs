@@ -106,6 +106,8 @@ pub(crate) trait NotifierOps: Clone + Send + Sync + 'static {
 /// A deadline kept where no coracle runtime is running.
 pub(crate) trait TimerOps: Sized {
     fn new(deadline: Instant) -> Self;
+    /// Moves the deadline of one that has not fired, for whoever waits for it.
+    fn reset(&mut self, deadline: Instant);
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()>;
 }
 

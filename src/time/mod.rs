@@ -16,20 +16,22 @@ use std::future::Future;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{ready, Context, Poll};
+use std::task::{ready, Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use pin_project_lite::pin_project;
 
 pub use self::interval::{interval, interval_at, Interval, MissedTicks};
 use self::queue::TimerKey;
+use crate::budget;
 use crate::runtime::context;
 use crate::runtime::queue::Shared;
 use crate::sys::{clock, ForeignTimer, TimerOps};
 
 /// Waits for a span of time.
 ///
-/// A span too long for the clock never ends.
+/// A span of zero lets the other ready tasks, and the sockets, have a turn. A span too long for
+/// the clock never ends.
 ///
 /// *asyncio equivalent*: `asyncio.sleep`.
 ///
@@ -46,13 +48,21 @@ use crate::sys::{clock, ForeignTimer, TimerOps};
 /// coracle::block_on(coracle::time::sleep(Duration::from_millis(5)));
 /// ```
 pub fn sleep(duration: Duration) -> Sleep {
+    let timer = if duration.is_zero() {
+        Timer::Yield
+    } else {
+        Timer::New
+    };
     Sleep {
         deadline: clock::now().checked_add(duration),
-        timer: Timer::New,
+        timer,
     }
 }
 
-/// Waits until an instant; one in the past is over at once.
+/// Waits until an instant.
+///
+/// One in the past is over at once, but for a task that finds many of its deadlines so: now and
+/// then it lets the others have a turn.
 ///
 /// *asyncio equivalent*: `loop.call_at`. Panics and cancel safety are those of [`sleep`].
 ///
@@ -72,6 +82,8 @@ pub fn sleep_until(deadline: Instant) -> Sleep {
 }
 
 /// The future of [`sleep`] and [`sleep_until`].
+///
+/// Whoever was the last to poll it is woken at its end, as with any future.
 #[derive(Debug)]
 #[must_use = "futures do nothing unless awaited"]
 pub struct Sleep {
@@ -83,6 +95,12 @@ pub struct Sleep {
 #[derive(Debug)]
 enum Timer {
     New,
+    /// It lets others have a turn first.
+    Yield,
+    /// That was done.
+    Yielded,
+    /// It has no end: who waits for one, which a reset may bring.
+    Endless(Waker),
     Queued(Arc<Shared>, TimerKey),
     Foreign(ForeignTimer),
 }
@@ -93,7 +111,8 @@ impl Sleep {
         self.deadline
     }
 
-    /// Moves the end, whether or not it has been reached.
+    /// Moves the end, whether or not it has been reached. Who waits for it goes on waiting, for
+    /// the new one.
     ///
     /// # Examples
     /// ```
@@ -106,14 +125,31 @@ impl Sleep {
     /// });
     /// ```
     pub fn reset(&mut self, deadline: Instant) {
-        self.forget();
         self.deadline = Some(deadline);
+        match &mut self.timer {
+            Timer::Queued(shared, key) => shared.reset_timer(*key, deadline),
+            Timer::Foreign(timer) => timer.reset(deadline),
+            Timer::New | Timer::Yield | Timer::Yielded => self.timer = Timer::New,
+            Timer::Endless(_) => {
+                // Not kept anywhere: it has to be polled for that.
+                if let Timer::Endless(waker) = std::mem::replace(&mut self.timer, Timer::New) {
+                    waker.wake();
+                }
+            }
+        }
     }
 
-    fn forget(&mut self) {
-        if let Timer::Queued(shared, key) = std::mem::replace(&mut self.timer, Timer::New) {
-            shared.remove_timer(key);
-        }
+    /// It is over; a reset starts it again.
+    fn end(&mut self) -> Poll<()> {
+        self.timer = Timer::New;
+        Poll::Ready(())
+    }
+
+    /// Wakes the task again, so that it is polled when others have had their turn.
+    fn give_way(&mut self, cx: &Context<'_>) -> Poll<()> {
+        self.timer = Timer::Yielded;
+        cx.waker().wake_by_ref();
+        Poll::Pending
     }
 }
 
@@ -122,6 +158,10 @@ impl Future for Sleep {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let Some(deadline) = self.deadline else {
+            match &mut self.timer {
+                Timer::Endless(waker) => waker.clone_from(cx.waker()),
+                timer => *timer = Timer::Endless(cx.waker().clone()),
+            }
             return Poll::Pending;
         };
         match &mut self.timer {
@@ -130,14 +170,22 @@ impl Future for Sleep {
             }
             Timer::Foreign(timer) => {
                 ready!(timer.poll(cx));
-                self.timer = Timer::New;
-                return Poll::Ready(());
+                return self.end();
             }
-            // Not kept anywhere: new, fired, or its runtime has ended.
-            Timer::Queued(..) | Timer::New => self.timer = Timer::New,
-        }
-        if clock::now() >= deadline {
-            return Poll::Ready(());
+            Timer::Yield => {
+                budget::request_turn();
+                return self.give_way(cx);
+            }
+            Timer::New if clock::now() >= deadline => {
+                if budget::spend() {
+                    return self.give_way(cx);
+                }
+                return self.end();
+            }
+            // It has waited.
+            Timer::Queued(..) | Timer::Yielded if clock::now() >= deadline => return self.end(),
+            // Not kept anywhere: new, reset after it had fired, or its runtime has ended.
+            Timer::Queued(..) | Timer::New | Timer::Yielded | Timer::Endless(_) => {}
         }
         let queued = context::current_shared()
             .and_then(|shared| Some((shared.add_timer(deadline, cx.waker())?, shared)));
@@ -148,9 +196,11 @@ impl Future for Sleep {
             }
             None => {
                 let mut timer = ForeignTimer::new(deadline);
-                let poll = timer.poll(cx);
+                if timer.poll(cx).is_ready() {
+                    return self.end();
+                }
                 self.timer = Timer::Foreign(timer);
-                poll
+                Poll::Pending
             }
         }
     }
@@ -158,14 +208,17 @@ impl Future for Sleep {
 
 impl Drop for Sleep {
     fn drop(&mut self) {
-        self.forget();
+        if let Timer::Queued(shared, key) = &self.timer {
+            shared.remove_timer(*key);
+        }
     }
 }
 
 /// Gives a future a limited time.
 ///
 /// The future is polled first: one that is ready is never timed out, and no timer is made for
-/// it.
+/// it. One that is not ready within a limit of zero is polled again when the other ready tasks,
+/// and the sockets, have had a turn.
 ///
 /// *asyncio equivalent*: `asyncio.timeout`, `asyncio.wait_for`.
 ///

@@ -85,6 +85,18 @@ impl TimerQueue {
         slot.waker.as_mut()
     }
 
+    /// Moves a deadline; its waker stays. False if it has fired.
+    pub(crate) fn reset(&mut self, key: TimerKey, deadline: Instant) -> bool {
+        let place = match self.slots.get(key.slot as usize) {
+            Some(slot) if slot.generation == key.generation => slot.place as usize,
+            _ => return false,
+        };
+        self.heap[place].0 = deadline;
+        self.sift_up(place);
+        self.sift_down(place);
+        true
+    }
+
     /// Forgets a deadline; one that has fired already is no error.
     pub(crate) fn remove(&mut self, key: TimerKey) -> Option<Waker> {
         let slot = self.slots.get(key.slot as usize)?;
@@ -181,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn deadlines_come_in_order_whatever_was_removed() {
+    fn deadlines_come_in_order_whatever_was_removed_or_moved() {
         let start = Instant::now();
         let mut number = numbers();
         let mut queue = TimerQueue::default();
@@ -194,6 +206,13 @@ mod tests {
                 let (_, key) = alive.swap_remove(number() as usize % alive.len());
                 assert!(queue.remove(key).is_some());
                 assert!(queue.remove(key).is_none(), "a key names one use only");
+                assert!(!queue.reset(key, deadline));
+            }
+            if number() % 3 == 0 && !alive.is_empty() {
+                let moved = number() as usize % alive.len();
+                let (deadline, key) = &mut alive[moved];
+                *deadline = start + Duration::from_nanos(number() % 500);
+                assert!(queue.reset(*key, *deadline));
             }
         }
         expected.extend(alive.iter().map(|(deadline, _)| *deadline));

@@ -77,6 +77,10 @@ mod with_async_io {
             ForeignTimer(Timer::at(deadline))
         }
 
+        fn reset(&mut self, deadline: Instant) {
+            self.0.set_at(deadline);
+        }
+
         fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
             std::future::Future::poll(Pin::new(&mut self.0), cx).map(drop)
         }
@@ -119,6 +123,8 @@ mod without {
         fn new(_deadline: Instant) -> ForeignTimer {
             ForeignTimer
         }
+
+        fn reset(&mut self, _deadline: Instant) {}
 
         fn poll(&mut self, _cx: &mut Context<'_>) -> Poll<()> {
             panic!("{NO_RUNTIME}");

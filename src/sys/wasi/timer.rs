@@ -14,6 +14,8 @@ impl TimerOps for ForeignTimer {
         ForeignTimer
     }
 
+    fn reset(&mut self, _deadline: Instant) {}
+
     fn poll(&mut self, _cx: &mut Context<'_>) -> Poll<()> {
         panic!("{NO_RUNTIME}");
     }
