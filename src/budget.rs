@@ -1,8 +1,10 @@
 //! Fairness: how much may be done before somebody else has a turn.
 
 use std::cell::Cell;
+use std::future::poll_fn;
+use std::task::Poll;
 
-/// Socket operations that succeed at once before the task that does them has to yield: a socket
+/// Operations that succeed at once before the task that does them has to yield: a socket
 /// that always has data must not keep its thread for itself.
 const OPERATIONS: u32 = 128;
 
@@ -20,6 +22,18 @@ pub(crate) enum Look {
     AfterOthers,
     /// Before another task runs.
     Now,
+}
+
+/// Counts an operation that is about to succeed at once, or yields before it.
+pub(crate) async fn turn() {
+    poll_fn(|cx| {
+        if spend() {
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        Poll::Ready(())
+    })
+    .await;
 }
 
 /// Counts an operation; true if the task should yield instead. Operations are counted by thread,

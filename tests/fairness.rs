@@ -1,5 +1,5 @@
 //! Nobody keeps the thread for itself: not a socket that always has data, not an endpoint under
-//! flood, not tasks that yield to each other.
+//! flood, not tasks that yield to each other, not what never has to wait.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use coracle::net::UdpSocket;
 use coracle::time::sleep;
-use coracle::{create_datagram_endpoint, on_datagram, spawn, DatagramOptions};
+use coracle::{create_datagram_endpoint, on_datagram, spawn, DatagramOptions, Family};
 
 coracle::wasi_main!();
 
@@ -58,6 +58,38 @@ fn an_endpoint_that_floods_itself_starves_nobody() {
         others_have_their_turn().await;
         transport.abort();
         transport.closed().await.unwrap();
+    });
+}
+
+/// Whether another task has had a turn while this was done over and over.
+async fn lets_others_run<R>(mut once: impl AsyncFnMut() -> R) -> bool {
+    let ran = Rc::new(Cell::new(false));
+    let other = ran.clone();
+    let task = spawn(async move { other.set(true) });
+    for _ in 0..1_000 {
+        once().await;
+    }
+    let ran = ran.get();
+    task.await;
+    ran
+}
+
+#[test]
+fn what_never_waits_starves_nobody() {
+    coracle::block_on(async {
+        let literal = "127.0.0.1:1";
+        assert!(lets_others_run(async || coracle::net::resolve(literal).await.unwrap()).await);
+        let any = "127.0.0.1:0";
+        assert!(lets_others_run(async || UdpSocket::bind(any).await.unwrap()).await);
+        let unbound = async || UdpSocket::unbound(Family::Inet).await.unwrap();
+        assert!(lets_others_run(unbound).await);
+        #[cfg(unix)]
+        {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("nobody");
+            let refused = async || coracle::net::UnixStream::connect(&path).await.unwrap_err();
+            assert!(lets_others_run(refused).await);
+        }
     });
 }
 

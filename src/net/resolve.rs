@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::ops::BitOr;
 
 use crate::address::Address;
+use crate::budget;
 use crate::error::{context, invalid};
 use crate::net::target::{Parsed, Target};
 use crate::sys::caps::Family;
@@ -118,6 +119,8 @@ impl Query {
 
 /// The addresses of a target, at least one, all of the family if one is asked for.
 pub(crate) async fn resolve_target(target: &Target, query: Query) -> io::Result<Vec<Address>> {
+    // An address needs no lookup, and what is then done with it may need no wait either.
+    budget::turn().await;
     let parsed = target.parse(query.family == Some(Family::Unix))?;
     if let (Some(wanted), Some(family)) = (query.family, parsed.family()) {
         if wanted != family {

@@ -7,6 +7,7 @@ use std::task::{Context, Poll};
 
 use crate::address::Address;
 use crate::batch::{Meta, RecvBatch, SendBatch};
+use crate::budget;
 use crate::error::{context, invalid};
 #[cfg(any(unix, windows))]
 use crate::net::options::escape_hatch;
@@ -98,6 +99,7 @@ impl UdpSocket {
         if family == Family::Unix {
             return Err(invalid("a UDP socket cannot be of family Unix"));
         }
+        budget::turn().await;
         Datagram::open(&DatagramConfig::new(family))
             .await
             .map(|inner| UdpSocket { inner })

@@ -12,6 +12,7 @@ use std::time::Duration;
 use futures_io::{AsyncRead, AsyncWrite};
 
 use crate::address::Address;
+use crate::budget;
 use crate::error::invalid;
 use crate::net::backoff::Backoff;
 use crate::net::options::{conversions, escape_hatch};
@@ -88,6 +89,8 @@ impl UnixStream {
     }
 
     pub(crate) async fn connect_to(addr: Address) -> io::Result<UnixStream> {
+        // It is refused without a wait.
+        budget::turn().await;
         if addr.as_unix().is_some_and(|addr| addr.is_unnamed()) {
             return Err(invalid("the address to connect to has no name"));
         }
