@@ -13,6 +13,7 @@ use rustls::{ClientConfig, ServerConfig};
 use crate::error::context;
 use crate::tls::backlog::Backlog;
 use crate::tls::lent;
+use crate::tls::senders::{Sender, Senders};
 use crate::tls::session::Session;
 use crate::tls::{server_name, TlsInfo};
 
@@ -28,6 +29,9 @@ const WAITING: usize = 64 * 1024;
 ///
 /// Where the peer ends the stream without saying so, reading gives `UnexpectedEof` instead of an
 /// end: data may be missing.
+///
+/// One task may read while another writes (`futures_lite::io::split`), also where the stream below
+/// remembers one waker for each direction only, as tokio's do.
 ///
 /// *asyncio equivalent*: the streams of `open_connection(ssl=…)`. Feature `tls`.
 ///
@@ -53,6 +57,7 @@ pub struct TlsStream<S> {
     session: Session,
     /// Ciphertext that the stream has not taken yet.
     unsent: Backlog,
+    senders: Senders,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> TlsStream<S> {
@@ -100,6 +105,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> TlsStream<S> {
             io,
             session: session.map_err(refused)?,
             unsent: Backlog::default(),
+            senders: Senders::default(),
         };
         let result = poll_fn(|cx| stream.poll_handshake(cx)).await;
         // The last of it, be it an alert.
@@ -139,13 +145,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> TlsStream<S> {
 
     /// Has the stream take all that waits, and send it.
     fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        ready!(self.poll_drain(cx))?;
-        Pin::new(&mut self.io).poll_flush(cx)
+        ready!(self.poll_drain(Sender::Writer, cx))?;
+        let io = Pin::new(&mut self.io);
+        self.senders
+            .poll(Sender::Writer, cx, |cx| io.poll_flush(cx))
     }
 
-    fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    fn poll_drain(&mut self, sender: Sender, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !self.unsent.as_slice().is_empty() {
-            let sent = Pin::new(&mut self.io).poll_write(cx, self.unsent.as_slice());
+            let (io, unsent) = (Pin::new(&mut self.io), self.unsent.as_slice());
+            let sent = self
+                .senders
+                .poll(sender, cx, |cx| io.poll_write(cx, unsent));
             match ready!(sent)? {
                 0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
                 len => self.unsent.consume(len),
@@ -156,12 +167,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> TlsStream<S> {
 
     /// Encrypts what goes in one go, and sends or keeps it; an error comes with the next call.
     fn encrypt(&mut self, cx: &mut Context<'_>, plain: &[u8]) -> io::Result<usize> {
-        let (io, unsent) = (&mut self.io, &mut self.unsent);
+        let (io, unsent, senders) = (&mut self.io, &mut self.unsent, &mut self.senders);
         lent::with_sent(|sent| {
             let len = self.session.encrypt(plain, sent)?;
             let mut ciphertext = sent.as_slice();
             while unsent.as_slice().is_empty() && !ciphertext.is_empty() {
-                match Pin::new(&mut *io).poll_write(cx, ciphertext) {
+                let io = Pin::new(&mut *io);
+                match senders.poll(Sender::Writer, cx, |cx| io.poll_write(cx, ciphertext)) {
                     Poll::Ready(Ok(len @ 1..)) => ciphertext = &ciphertext[len..],
                     _ => break,
                 }
@@ -175,7 +187,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> TlsStream<S> {
         if plain.is_empty() {
             return Poll::Ready(Ok(0));
         }
-        match self.poll_drain(cx) {
+        match self.poll_drain(Sender::Writer, cx) {
             Poll::Pending if self.unsent.as_slice().len() >= WAITING => return Poll::Pending,
             Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
             Poll::Ready(Ok(())) | Poll::Pending => {}
@@ -215,13 +227,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for TlsStream<S> {
         let this = &mut *self;
         // The peer may wait for it; if it has gone, what it said before is there all the same, and
         // writing gives the error.
-        let _ = this.poll_drain(cx);
+        let _ = this.poll_drain(Sender::Reader, cx);
         let io = &mut this.io;
         let mut read = |into: &mut [u8]| Pin::new(&mut *io).poll_read(cx, into);
         let result = this.session.poll_read(buf, &mut read);
         this.keep_out();
         // Alerts and answers; whether they can be sent changes nothing about what was read.
-        let _ = this.poll_drain(cx);
+        let _ = this.poll_drain(Sender::Reader, cx);
         result
     }
 }
@@ -269,8 +281,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for TlsStream<S> {
             let _ = this.session.close(sent);
             unsent.append(sent.as_slice());
         });
-        ready!(this.poll_drain(cx))?;
-        Pin::new(&mut this.io).poll_close(cx)
+        ready!(this.poll_drain(Sender::Writer, cx))?;
+        let io = Pin::new(&mut this.io);
+        this.senders
+            .poll(Sender::Writer, cx, |cx| io.poll_close(cx))
     }
 }
 

@@ -52,6 +52,7 @@ mod info;
 pub(crate) mod lent;
 mod pem;
 mod roots;
+pub(crate) mod senders;
 pub(crate) mod session;
 mod sinks;
 
