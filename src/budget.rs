@@ -39,9 +39,13 @@ pub(crate) async fn turn() {
 /// Counts an operation; true if the task should yield instead. Operations are counted by thread,
 /// so that it works on any executor: what is due is paid by whoever comes last.
 pub(crate) fn spend() -> bool {
-    let spent = SPENT.get() + 1;
-    let is_over = spent > OPERATIONS;
-    SPENT.set(if is_over { 0 } else { spent });
+    // A thread that is ending may have none, and little to do.
+    let is_over = SPENT.try_with(|spent| {
+        let is_over = spent.get() >= OPERATIONS;
+        spent.set(if is_over { 0 } else { spent.get() + 1 });
+        is_over
+    });
+    let is_over = is_over.unwrap_or(false);
     if is_over {
         request_look();
     }
@@ -50,19 +54,22 @@ pub(crate) fn spend() -> bool {
 
 /// A task yields after it has done much: the sockets are to be looked at before other tasks run.
 pub(crate) fn request_look() {
-    LOOK.set(Look::Now);
+    let _ = LOOK.try_with(|look| look.set(Look::Now));
 }
 
 /// A task lets the others and the sockets have a turn.
 pub(crate) fn request_turn() {
-    if LOOK.get() == Look::Later {
-        LOOK.set(Look::AfterOthers);
-    }
+    let _ = LOOK.try_with(|look| {
+        if look.get() == Look::Later {
+            look.set(Look::AfterOthers);
+        }
+    });
 }
 
 /// What was requested since the last call.
 pub(crate) fn take_look() -> Look {
-    LOOK.replace(Look::Later)
+    LOOK.try_with(|look| look.replace(Look::Later))
+        .unwrap_or(Look::Now)
 }
 
 #[cfg(test)]

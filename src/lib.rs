@@ -68,6 +68,7 @@ mod endpoint;
 mod entry;
 mod error;
 pub mod net;
+mod panics;
 mod runtime;
 mod sys;
 pub mod time;

@@ -31,9 +31,17 @@ use crate::sys::{Reactor, ReactorOps};
 /// # Panics
 /// - if a coracle runtime is running on this thread already: inside it, `.await` or
 ///   [`spawn`](crate::spawn) instead;
-/// - if the reactor cannot be made, for example for want of descriptors.
+/// - if the reactor cannot be made, for example for want of descriptors, or, on few platforms, in
+///   the destructor of a thread-local.
 ///
-/// [`try_block_on`] returns both as errors. A panic in the future itself is passed on.
+/// [`try_block_on`] returns both as errors. A panic in the future itself is passed on, and one in
+/// its destructor.
+///
+/// # Platforms
+/// Unix: a process that is forked while the future runs shares the reactor's descriptors with its
+/// parent. What is dropped in it, also by a panic that unwinds to `block_on`, is taken out of the
+/// parent's reactor, which then waits for ever. A forked child must call `exec` or `_exit` and
+/// leave the runtime alone.
 ///
 /// # Examples
 /// ```
@@ -54,6 +62,7 @@ pub fn block_on<F: Future>(future: F) -> F::Output {
 /// - `InvalidInput`: a coracle runtime is running on this thread already.
 /// - what the system gave when the reactor could not be made, or waiting failed; then the future
 ///   has been dropped unfinished.
+/// - `Other`: the thread is ending, and its thread-locals are gone (few platforms).
 ///
 /// # Examples
 /// ```
@@ -68,8 +77,9 @@ pub fn try_block_on<F: Future>(future: F) -> io::Result<F::Output> {
     }
     let reactor = Reactor::new()?;
     let local = Rc::new(Local::new(Arc::new(Shared::new(reactor.notifier()))));
-    let entered = Entered::new(local.clone());
-    debug_assert!(entered.is_some());
+    let Some(_entered) = Entered::new(local.clone()) else {
+        return Err(io::Error::other("the thread is ending"));
+    };
     // Dropped in reverse, by a panic too: first the root future, then the tasks, while the runtime
     // is still current for what their destructors do.
     let _tasks = DropTasks(local.clone());

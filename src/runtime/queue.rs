@@ -1,7 +1,7 @@
 //! The run queue: a local part without locks, and an inbox for wakes from other threads.
 
-use std::cell::RefCell;
-use std::collections::VecDeque;
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,6 +11,7 @@ use std::time::Instant;
 use async_task::Runnable;
 use slab::Slab;
 
+use crate::panics::{drop_contained, Payload};
 use crate::runtime::context;
 use crate::sys::{self, NotifierOps};
 use crate::time::queue::{TimerKey, TimerQueue};
@@ -24,6 +25,7 @@ pub(crate) struct Local {
     /// A waker of every task that has not ended, to reach them all when the runtime ends.
     pub(crate) tasks: RefCell<Slab<Waker>>,
     pub(crate) shared: Arc<Shared>,
+    ids: Cell<u64>,
 }
 
 impl Local {
@@ -32,7 +34,15 @@ impl Local {
             queue: RefCell::new(VecDeque::new()),
             tasks: RefCell::new(Slab::new()),
             shared,
+            ids: Cell::new(0),
         }
+    }
+
+    /// A name for a task that no other has.
+    pub(crate) fn next_id(&self) -> u64 {
+        let id = self.ids.get();
+        self.ids.set(id + 1);
+        id
     }
 
     pub(crate) fn push(&self, entry: Entry) {
@@ -72,6 +82,8 @@ pub(crate) struct Shared {
     timers: Mutex<Timers>,
     /// There may be timers: saves the loop a look. Set with the first, cleared by the loop.
     has_timers: AtomicBool,
+    /// Tasks whose end somebody waits for who has cancelled them, with what it panicked with.
+    endings: Mutex<BTreeMap<u64, Option<Payload>>>,
 }
 
 #[derive(Default)]
@@ -97,11 +109,25 @@ impl Shared {
             notifier,
             timers: Mutex::new(Timers::default()),
             has_timers: AtomicBool::new(false),
+            endings: Mutex::default(),
         }
     }
 
     fn inbox(&self) -> MutexGuard<'_, Vec<Entry>> {
         self.inbox.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn endings(&self) -> MutexGuard<'_, BTreeMap<u64, Option<Payload>>> {
+        self.endings.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A destructor has panicked when a task was dropped: for who has cancelled it, if they wait.
+    pub(crate) fn panicked_at_end(&self, id: u64, payload: Payload) {
+        let mut unheard = Some(payload);
+        if let Some(ending) = self.endings().get_mut(&id) {
+            std::mem::swap(ending, &mut unheard);
+        }
+        drop_contained(unheard);
     }
 
     fn timers(&self) -> MutexGuard<'_, Timers> {

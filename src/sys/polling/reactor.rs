@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::io;
+use std::mem::ManuallyDrop;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 use std::time::Duration;
@@ -14,7 +15,10 @@ use super::source::{Ready, Watched};
 use crate::sys::{clock, ReactorOps, Step};
 
 thread_local! {
-    static CURRENT: RefCell<Option<Arc<Registry>>> = const { RefCell::new(None) };
+    // Without a destructor, so that it is there for those of other thread-locals. Leaving empties
+    // it.
+    static CURRENT: ManuallyDrop<RefCell<Option<Arc<Registry>>>> =
+        const { ManuallyDrop::new(RefCell::new(None)) };
 }
 
 /// The reactor of one `block_on`.
@@ -56,7 +60,7 @@ impl ReactorOps for Reactor {
     }
 
     fn drive(&self, step: &mut dyn FnMut() -> Step) -> io::Result<()> {
-        let _current = Current::enter(&self.registry);
+        let _current = Current::enter(&self.registry)?;
         let mut wait = Wait::new();
         let mut wakers = Vec::new();
         loop {
@@ -173,8 +177,10 @@ impl Registry {
 struct Current(Option<Arc<Registry>>);
 
 impl Current {
-    fn enter(registry: &Arc<Registry>) -> Current {
-        CURRENT.with(|current| Current(current.borrow_mut().replace(registry.clone())))
+    fn enter(registry: &Arc<Registry>) -> io::Result<Current> {
+        CURRENT
+            .try_with(|current| Current(current.borrow_mut().replace(registry.clone())))
+            .map_err(|_| io::Error::other("the thread is ending"))
     }
 }
 

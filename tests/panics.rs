@@ -1,0 +1,230 @@
+//! Panics in destructors: they end what they belong to, and reach whoever waits for that.
+#![cfg(panic = "unwind")]
+
+mod common;
+
+use std::cell::Cell;
+use std::future::{pending, Future};
+use std::panic::{panic_any, AssertUnwindSafe};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::thread;
+use std::time::Duration;
+
+use common::{block_on_within, panic_message, panics};
+use coracle::net::UdpSocket;
+use coracle::time::sleep;
+use coracle::{block_on, spawn, try_block_on, yield_now};
+use futures_lite::FutureExt;
+
+/// Panics when it is dropped, and counts that.
+struct Bomb(&'static str, Rc<Cell<u32>>);
+
+impl Drop for Bomb {
+    fn drop(&mut self) {
+        self.1.set(self.1.get() + 1);
+        panic!("{}", self.0);
+    }
+}
+
+/// A future that is dropped as a whole at its end, unlike the variables of an `async` block.
+struct Holding<F> {
+    future: F,
+    _held: Bomb,
+}
+
+impl<F: Future + Unpin> Future for Holding<F> {
+    type Output = F::Output;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
+        Pin::new(&mut self.future).poll(cx)
+    }
+}
+
+fn holding<F: Future>(future: F, went_off: &Rc<Cell<u32>>) -> Holding<Pin<Box<F>>> {
+    Holding {
+        future: Box::pin(future),
+        _held: Bomb("of a destructor", went_off.clone()),
+    }
+}
+
+async fn message<T>(task: impl Future<Output = T>) -> String {
+    match AssertUnwindSafe(task).catch_unwind().await {
+        Ok(_) => panic!("no panic"),
+        Err(payload) => panic_message(&*payload),
+    }
+}
+
+/// The runtime goes on.
+async fn others_run() {
+    assert_eq!(spawn(async { 7 }).await, 7);
+}
+
+#[test]
+fn who_awaits_a_task_gets_the_panic_of_a_destructor_at_its_end() {
+    let went_off = Rc::new(Cell::new(0));
+    block_on_within(async {
+        let task = spawn(holding(async { 1 }, &went_off));
+        assert_eq!(message(task).await, "of a destructor");
+        others_run().await;
+
+        let task = spawn(holding(async { 1 }, &went_off));
+        yield_now().await;
+        assert!(task.is_finished());
+        assert_eq!(message(task.cancel()).await, "of a destructor");
+        others_run().await;
+
+        // The one before it counts.
+        let task = spawn(holding(async { panic!("of the task") }, &went_off));
+        assert_eq!(message(task).await, "of the task");
+        others_run().await;
+
+        let task = spawn(holding(pending::<()>(), &went_off));
+        yield_now().await;
+        assert_eq!(message(task.cancel()).await, "of a destructor");
+        others_run().await;
+
+        let never_run = spawn(holding(async { 1 }, &went_off));
+        assert_eq!(message(never_run.cancel()).await, "of a destructor");
+        others_run().await;
+    });
+    assert_eq!(went_off.get(), 5);
+}
+
+#[test]
+fn a_destructor_that_panics_with_nobody_waiting_ends_its_task_only() {
+    let went_off = Rc::new(Cell::new(0));
+    block_on_within(async {
+        spawn(holding(async {}, &went_off)).detach();
+        drop(spawn(holding(pending::<()>(), &went_off)));
+        let waiting = spawn(holding(pending::<()>(), &went_off));
+        yield_now().await;
+        drop(waiting);
+        others_run().await;
+        assert_eq!(went_off.get(), 3);
+
+        // Given up.
+        let waiting = spawn(holding(pending::<()>(), &went_off));
+        {
+            let mut ending = std::pin::pin!(waiting.cancel());
+            assert!(futures_lite::future::poll_once(&mut ending).await.is_none());
+        }
+        others_run().await;
+        assert_eq!(went_off.get(), 4);
+    });
+}
+
+#[test]
+fn the_destructor_of_a_value_that_nobody_takes_may_panic() {
+    let went_off = Rc::new(Cell::new(0));
+    let value = |went_off: &Rc<Cell<u32>>| {
+        let bomb = Bomb("of a value", went_off.clone());
+        spawn(async move { bomb })
+    };
+    block_on_within(async {
+        value(&went_off).detach();
+        yield_now().await;
+        assert_eq!(went_off.get(), 1);
+        let finished = value(&went_off);
+        yield_now().await;
+        assert_eq!(went_off.get(), 1);
+        drop(finished);
+        assert_eq!(went_off.get(), 2);
+        // It is lost, and the panic of the other destructor reaches who awaits it.
+        let bomb = Bomb("of a value", went_off.clone());
+        let task = spawn(holding(async { bomb }, &went_off));
+        assert_eq!(message(task).await, "of a destructor");
+        assert_eq!(went_off.get(), 4);
+        others_run().await;
+    });
+}
+
+#[test]
+fn what_a_detached_task_panics_with_may_panic_too() {
+    struct Payload;
+    impl Drop for Payload {
+        fn drop(&mut self) {
+            panic!("of a payload");
+        }
+    }
+    block_on_within(async {
+        spawn(async { panic_any(Payload) }).detach();
+        drop(spawn(async { panic_any(Payload) }));
+        others_run().await;
+    });
+}
+
+#[test]
+fn destructors_that_panic_at_the_end_of_a_runtime_are_contained() {
+    let went_off = Rc::new(Cell::new(0));
+    let tasks = |went_off: &Rc<Cell<u32>>| {
+        for _ in 0..3 {
+            spawn(holding(pending::<()>(), went_off)).detach();
+        }
+    };
+    let value = block_on_within(async {
+        tasks(&went_off);
+        yield_now().await;
+        5
+    });
+    assert_eq!((value, went_off.get()), (5, 3));
+    // Also while a panic is on its way.
+    let message = panics(|| {
+        block_on(async {
+            tasks(&went_off);
+            yield_now().await;
+            panic!("of the root");
+        })
+    });
+    assert_eq!((&*message, went_off.get()), ("of the root", 6));
+    let message = panics(|| block_on(holding(async { tasks(&went_off) }, &went_off)));
+    assert_eq!((&*message, went_off.get()), ("of a destructor", 10));
+    block_on_within(others_run());
+}
+
+#[test]
+fn a_task_that_was_dropped_with_its_runtime_says_so() {
+    let task = block_on(async { spawn(pending::<()>()) });
+    let message = block_on_within(message(task));
+    assert!(message.contains("its runtime ended"), "{message}");
+}
+
+#[test]
+fn a_destructor_of_a_thread_local_may_run_a_runtime() {
+    thread_local! {
+        static BEFORE: RunsAtTheEnd = const { RunsAtTheEnd(Cell::new(None)) };
+        static AFTER: RunsAtTheEnd = const { RunsAtTheEnd(Cell::new(None)) };
+    }
+    struct RunsAtTheEnd(Cell<Option<std::sync::mpsc::Sender<bool>>>);
+    impl Drop for RunsAtTheEnd {
+        fn drop(&mut self) {
+            let result = try_block_on(async {
+                let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+                let own = socket.local_addr().unwrap();
+                let receiving = spawn(async move { socket.recv(&mut [0; 8]).await.unwrap() });
+                yield_now().await;
+                let other = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+                other.send_to(b"end", &own).await.unwrap();
+                sleep(Duration::from_millis(1)).await;
+                receiving.await
+            });
+            let works = match result {
+                Ok(len) => len == 3,
+                // Where such destructors leave nothing to work with.
+                Err(error) => !cfg!(target_os = "linux") && error.to_string().contains("ending"),
+            };
+            if let Some(sender) = self.0.take() {
+                sender.send(works).unwrap();
+            }
+        }
+    }
+    let (send, received) = std::sync::mpsc::channel();
+    let ending = thread::spawn(move || {
+        BEFORE.with(|end| end.0.set(Some(send.clone())));
+        block_on(yield_now());
+        AFTER.with(|end| end.0.set(Some(send)));
+    });
+    ending.join().unwrap();
+    assert_eq!(received.iter().collect::<Vec<_>>(), [true, true]);
+}
