@@ -20,3 +20,25 @@ pub(crate) fn drop_contained<T>(value: T) {
         }
     }
 }
+
+/// Something of the user's: a panic in its destructor goes no further than the panic hook.
+pub(crate) struct Contained<T>(Option<T>);
+
+impl<T> Contained<T> {
+    pub(crate) fn new(value: T) -> Contained<T> {
+        Contained(Some(value))
+    }
+
+    pub(crate) fn get_mut(&mut self) -> &mut T {
+        match &mut self.0 {
+            Some(value) => value,
+            None => unreachable!("it is there until it is dropped"),
+        }
+    }
+}
+
+impl<T> Drop for Contained<T> {
+    fn drop(&mut self) {
+        drop_contained(self.0.take());
+    }
+}

@@ -1,4 +1,5 @@
-//! Panics in destructors: they end what they belong to, and reach whoever waits for that.
+//! Panics in destructors: they end what they belong to, not the process or the server, and reach
+//! whoever waits for that.
 #![cfg(panic = "unwind")]
 
 mod common;
@@ -8,14 +9,20 @@ use std::future::{pending, Future};
 use std::panic::{panic_any, AssertUnwindSafe};
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::thread;
 use std::time::Duration;
 
-use common::{block_on_within, panic_message, panics};
+use common::server::{connect, local, until_left, works};
+use common::{block_on_within, local_v4, panic_message, panics, within};
 use coracle::net::UdpSocket;
 use coracle::time::sleep;
-use coracle::{block_on, spawn, try_block_on, yield_now};
+use coracle::{
+    block_on, create_datagram_endpoint, create_server, create_server_with_driver, on_data,
+    on_datagram, spawn, try_block_on, yield_now, DatagramTransport, Protocol, Server, Transport,
+};
 use futures_lite::FutureExt;
 
 /// Panics when it is dropped, and counts that.
@@ -227,4 +234,160 @@ fn a_destructor_of_a_thread_local_may_run_a_runtime() {
     });
     ending.join().unwrap();
     assert_eq!(received.iter().collect::<Vec<_>>(), [true, true]);
+}
+
+/// Counts itself, and panics, when it is dropped.
+struct AtomicBomb(Arc<AtomicU32>);
+
+impl Drop for AtomicBomb {
+    fn drop(&mut self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        panic!("of a protocol's destructor");
+    }
+}
+
+/// Sends everything back, until its destructor panics.
+fn fragile_echo(went_off: &Arc<AtomicU32>) -> impl Protocol {
+    let bomb = AtomicBomb(went_off.clone());
+    on_data(move |transport: &Transport, data| {
+        let _held = &bomb;
+        transport.write(data)
+    })
+}
+
+async fn until(count: &AtomicU32, wanted: u32) {
+    within(async {
+        while count.load(Ordering::Relaxed) != wanted {
+            yield_now().await;
+        }
+    })
+    .await;
+}
+
+/// The server goes on while the protocols of its connections go off, one by one.
+async fn outlives_its_protocols(server: &Server, went_off: &AtomicU32) {
+    let lasting = connect(server.local_addrs()[0]).await.unwrap();
+    works(&lasting).await;
+    for gone in 1..=3 {
+        let client = connect(server.local_addrs()[0]).await.unwrap();
+        works(&client).await;
+        client.0.close();
+        until(went_off, gone).await;
+        works(&lasting).await;
+        until_left(server, 1).await;
+    }
+    assert_eq!(server.accept_errors(), 0);
+    server.close();
+    server.close_clients();
+    within(server.wait_closed()).await;
+}
+
+#[test]
+fn a_server_outlives_the_destructors_of_its_protocols_and_its_factory() {
+    let went_off = Arc::new(AtomicU32::new(0));
+    let factory_went_off = Arc::new(AtomicU32::new(0));
+    block_on_within(async {
+        let factory = {
+            let (went_off, held) = (went_off.clone(), AtomicBomb(factory_went_off.clone()));
+            move || {
+                let _held = &held;
+                fragile_echo(&went_off)
+            }
+        };
+        let server = create_server(factory, local()).await.unwrap();
+        outlives_its_protocols(&server, &went_off).await;
+        until(&factory_went_off, 1).await;
+        until(&went_off, 4).await;
+    });
+}
+
+#[test]
+fn a_server_outlives_what_spawns_its_connections() {
+    let went_off = Arc::new(AtomicU32::new(0));
+    block_on_within(async {
+        let (count, mut turn) = (went_off.clone(), 0);
+        let held = AtomicBomb(went_off.clone());
+        let made = create_server_with_driver(
+            || on_data(|transport: &Transport, data| transport.write(data)),
+            local(),
+            move |driver| {
+                let _held = &held;
+                turn += 1;
+                if turn == 2 {
+                    count.fetch_add(1, Ordering::Relaxed);
+                    panic!("no room for a driver");
+                }
+                spawn(driver).detach();
+            },
+        );
+        let (server, driver) = made.await.unwrap();
+        let serving = spawn(driver);
+        let lasting = connect(server.local_addrs()[0]).await.unwrap();
+        works(&lasting).await;
+        let refused = connect(server.local_addrs()[0]).await.unwrap();
+        within(refused.0.closed()).await.unwrap();
+        works(&lasting).await;
+        works(&connect(server.local_addrs()[0]).await.unwrap()).await;
+        assert_eq!(server.accept_errors(), 1);
+        server.close();
+        within(serving).await;
+        assert_eq!(went_off.load(Ordering::Relaxed), 2);
+    });
+}
+
+#[cfg(feature = "async-io")]
+#[test]
+fn a_protocols_destructor_takes_down_no_other_executor() {
+    let went_off = Arc::new(AtomicU32::new(0));
+    common::foreign::smol_within(async {
+        let held = AtomicBomb(went_off.clone());
+        let made = create_server_with_driver(
+            {
+                let went_off = went_off.clone();
+                move || {
+                    let _held = &held;
+                    fragile_echo(&went_off)
+                }
+            },
+            local(),
+            |driver| smol::spawn(driver).detach(),
+        );
+        let (server, driver) = made.await.unwrap();
+        let serving = smol::spawn(driver);
+        let spawn = common::foreign::on_smol();
+        for gone in 1..=3 {
+            let client = common::foreign::connect(server.local_addrs()[0], &spawn).await;
+            works(&client).await;
+            client.0.close();
+            until(&went_off, gone).await;
+        }
+        server.close();
+        within(serving).await;
+        until(&went_off, 4).await;
+    });
+}
+
+#[test]
+fn a_datagram_protocols_destructor_ends_its_endpoint_only() {
+    let went_off = Arc::new(AtomicU32::new(0));
+    block_on_within(async {
+        let other = common::echoing(local_v4()).await;
+        for dropped in 1..=2 {
+            let held = AtomicBomb(went_off.clone());
+            let protocol = || {
+                on_datagram(move |_: &DatagramTransport, _, _| {
+                    let _held = &held;
+                })
+            };
+            let made = create_datagram_endpoint(protocol, local_v4()).await;
+            let (transport, handle) = made.unwrap();
+            drop(handle);
+            common::close(&transport).await;
+            until(&went_off, dropped).await;
+        }
+        let log = common::Log::new();
+        let (client, _) = common::recording(&log, common::to(common::ip(&other))).await;
+        client.send(b"still there").unwrap();
+        log.until_received(1).await;
+    });
 }

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 
 use crate::endpoint::lifetime::Ending;
+use crate::panics::drop_contained;
 use crate::wake::wait;
 
 /// A protocol, shared between its driver and its handle.
@@ -81,6 +82,14 @@ impl<P> Cell<P> {
 
     fn take(&self) -> Option<P> {
         self.enter().protocol.take()
+    }
+}
+
+impl<P> Drop for Cell<P> {
+    fn drop(&mut self) {
+        // On any executor, some of which abort the process if a destructor panics.
+        let protocol = self.protocol.get_mut();
+        drop_contained(protocol.unwrap_or_else(PoisonError::into_inner).take());
     }
 }
 

@@ -3,7 +3,6 @@
 use std::fmt;
 use std::future::{poll_fn, Future};
 use std::io;
-use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll, Waker};
@@ -22,6 +21,7 @@ use crate::error::{closed, context, copy, invalid};
 use crate::net::TcpListener;
 #[cfg(unix)]
 use crate::net::UnixListener;
+use crate::panics::{catch, drop_contained, Contained};
 use crate::sys::{Listener, ListenerOps, Stream};
 use crate::time::{sleep, Sleep};
 use crate::wake::{wait, Ticket, Waitable, Waiter, Waiters};
@@ -354,8 +354,9 @@ impl Server {
         self.shared.lock().clients.len()
     }
 
-    /// How often a connection could not be accepted, or was dropped since the protocol factory
-    /// panicked or the TLS handshake failed. When descriptors or memory are lacking, nothing is accepted for a second.
+    /// How often a connection could not be accepted, or was dropped since the protocol factory or
+    /// the closure that spawns its driver panicked, or the TLS handshake failed. When descriptors
+    /// or memory are lacking, nothing is accepted for a second.
     pub fn accept_errors(&self) -> u64 {
         self.shared.lock().errors
     }
@@ -425,8 +426,8 @@ where
     let driver = ServerDriver {
         server: server.clone(),
         tls,
-        protocol_factory,
-        spawn,
+        protocol_factory: Contained::new(protocol_factory),
+        spawn: Contained::new(spawn),
         pause: None,
     };
     if start {
@@ -439,8 +440,8 @@ where
 pub(super) struct ServerDriver<F, S> {
     server: Server,
     tls: ServerTls,
-    protocol_factory: F,
-    spawn: S,
+    protocol_factory: Contained<F>,
+    spawn: Contained<S>,
     /// Nothing is accepted before.
     pause: Option<Sleep>,
 }
@@ -509,9 +510,12 @@ impl<F, S> ServerDriver<F, S> {
             Err(error) => return shared.note(error),
         };
         // A panic is this connection's end, not the server's.
-        let Ok(protocol) = catch_unwind(AssertUnwindSafe(&mut self.protocol_factory)) else {
-            shared.note(io::Error::other("the protocol factory panicked"));
-            return;
+        let protocol = match catch(self.protocol_factory.get_mut()) {
+            Ok(protocol) => protocol,
+            Err(payload) => {
+                shared.note(io::Error::other("the protocol factory panicked"));
+                return drop_contained(payload);
+            }
         };
         let socket = Socket::accepted(stream, peer);
         let driver = {
@@ -519,7 +523,7 @@ impl<F, S> ServerDriver<F, S> {
             // Under the lock, so that none slips in while another thread closes the server.
             if state.phase == Phase::Closed {
                 drop(state);
-                return;
+                return drop_contained(protocol);
             }
             let membership = Membership {
                 server: shared.clone(),
@@ -529,7 +533,13 @@ impl<F, S> ServerDriver<F, S> {
             state.clients.insert(Arc::downgrade(&transport.shared));
             driver
         };
-        (self.spawn)(driver);
+        let spawn = self.spawn.get_mut();
+        if let Err(payload) = catch(|| spawn(driver)) {
+            shared.note(io::Error::other(
+                "spawning the connection's driver panicked",
+            ));
+            drop_contained(payload);
+        }
     }
 }
 
