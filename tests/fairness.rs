@@ -83,6 +83,18 @@ fn what_never_waits_starves_nobody() {
         assert!(lets_others_run(async || UdpSocket::bind(any).await.unwrap()).await);
         let unbound = async || UdpSocket::unbound(Family::Inet).await.unwrap();
         assert!(lets_others_run(unbound).await);
+        // It does not read: what comes is dropped by the system, and no send has to wait.
+        let silent = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let options = DatagramOptions::new().remote_addr(silent.local_addr().unwrap());
+        let made = create_datagram_endpoint(|| on_datagram(|_, _, _| {}), options);
+        let (transport, _) = made.await.unwrap();
+        let sends = async || {
+            transport.send(b"unheard").unwrap();
+            transport.drain().await.unwrap();
+        };
+        assert!(lets_others_run(sends).await);
+        transport.abort();
+        assert!(lets_others_run(async || transport.drain().await.unwrap_err()).await);
         #[cfg(unix)]
         {
             let folder = tempfile::tempdir().unwrap();

@@ -16,7 +16,8 @@ macro_rules! transport_methods {
             to_io(made.await)
         }
 
-        /// Waits while the protocol is asked to pause writing.
+        /// Waits while the protocol is asked to pause writing. A task that need not wait, time and
+        /// again, lets the others have a turn now and then.
         ///
         /// *asyncio equivalent*: `StreamWriter.drain`.
         ///
@@ -26,6 +27,7 @@ macro_rules! transport_methods {
         /// # Cancel safety
         /// Nothing is lost.
         pub async fn drain(&self) -> io::Result<()> {
+            crate::budget::turn().await;
             wait(&*self.shared, (), |waiter| {
                 self.shared
                     .poll_until(waiter, |state| match state.life.phase {
