@@ -4,13 +4,15 @@ mod common;
 
 use std::cell::RefCell;
 use std::future::Future;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use common::{block_on_within, local_v4, recording, std_udp, Event, Log, PATIENCE};
+use common::{
+    block_on_within, dead_addr, local_v4, name_of, own_ip, recording, std_udp, Event, Log, PATIENCE,
+};
 use coracle::net::{RecvBatch, UdpSocket};
 use coracle::time::{interval, sleep, timeout};
 use coracle::{create_datagram_endpoint, spawn, yield_now, DatagramOptions};
@@ -219,9 +221,11 @@ async fn give_up_after<F: Future>(polls: usize, future: F) -> bool {
     false
 }
 
-/// An address that was free a moment ago.
-fn free_addr() -> SocketAddr {
-    std_udp().local_addr().unwrap()
+fn own(addr: SocketAddr) -> Ipv4Addr {
+    match addr {
+        SocketAddr::V4(addr) => *addr.ip(),
+        SocketAddr::V6(_) => unreachable!("it is of IPv4"),
+    }
 }
 
 #[test]
@@ -230,9 +234,10 @@ fn lookups_that_are_given_up_leave_sockets_as_they_were() {
         let (socket, _) = bound().await;
         let (_server, addr) = bound().await;
         for polls in 0..4 {
-            let port = free_addr().port();
-            if !give_up_after(polls, UdpSocket::bind(("localhost", port))).await {
-                std::net::UdpSocket::bind(("127.0.0.1", port)).expect("nobody holds it");
+            let free = dead_addr();
+            let name = name_of(own(free));
+            if !give_up_after(polls, UdpSocket::bind((name, free.port()))).await {
+                std::net::UdpSocket::bind(free).expect("nobody holds it");
             }
             if give_up_after(polls, socket.connect(("localhost", addr.port()))).await {
                 assert_eq!(socket.peer_addr().unwrap(), addr.into());
@@ -250,10 +255,10 @@ fn an_endpoint_whose_making_is_given_up_is_closed() {
     block_on_within(async {
         for named in [false, true] {
             for polls in 0..5 {
-                let addr = free_addr();
+                let addr = dead_addr();
                 let local = DatagramOptions::new();
                 let local = match named {
-                    true => local.local_addr(("localhost", addr.port())),
+                    true => local.local_addr((name_of(own(addr)), addr.port())),
                     false => local.local_addr(addr),
                 };
                 let log = Log::new();
@@ -285,7 +290,8 @@ fn an_endpoint_whose_making_is_given_up_is_closed() {
 fn cancelling_a_task_closes_its_sockets_and_timers() {
     block_on_within(async {
         let kept = Rc::new(());
-        let (socket, addr) = bound().await;
+        let socket = UdpSocket::bind((own_ip(), 0)).await.unwrap();
+        let addr = socket.local_addr().unwrap().as_ip().unwrap();
         let guard = kept.clone();
         let task = spawn(async move {
             let mut buf = [0; 8];

@@ -12,8 +12,8 @@ use std::sync::{Arc, Mutex};
 #[cfg(panic = "unwind")]
 use common::panic_message;
 use common::{
-    block_on_within, close, echoing, ip, local_v4, numbers, reacting, recording, send_numbers,
-    settle, std_udp, to, within, Event, Log, Recorder, BROADCAST,
+    block_on_within, close, echoing, ip, local_v4, numbers, own_v4, reacting, recording,
+    send_numbers, settle, std_udp, to, within, Event, Log, Recorder, BROADCAST,
 };
 use coracle::net::UdpSocket;
 #[cfg(panic = "unwind")]
@@ -115,7 +115,7 @@ fn sending_is_refused_once_closed_and_counted() {
         let slot = refused.clone();
         let peer = std_udp();
         let addr = peer.local_addr().unwrap();
-        let (transport, _) = reacting(&log, local_v4(), move |transport, event| {
+        let (transport, _) = reacting(&log, own_v4(), move |transport, event| {
             if let Event::Lost(_) = event {
                 *slot.lock().unwrap() = Some(transport.send_to(b"x", &addr.into()));
             }
@@ -439,7 +439,7 @@ fn a_panic_in_a_callback_ends_its_endpoint_only() {
     block_on_within(async {
         let echo = echoing(local_v4()).await;
         let log = Log::new();
-        let (failing, handle) = reacting(&log, local_v4(), |_, event| {
+        let (failing, handle) = reacting(&log, own_v4(), |_, event| {
             if let Event::Received(..) = event {
                 panic!("on purpose");
             }
@@ -516,7 +516,7 @@ fn endpoints_are_independent_and_live_without_their_transports() {
 fn a_dropped_driver_is_an_abortion_without_callbacks() {
     block_on_within(async {
         let log = Log::new();
-        let make = || create_datagram_endpoint_with_driver(|| Recorder::new(&log), local_v4());
+        let make = || create_datagram_endpoint_with_driver(|| Recorder::new(&log), own_v4());
         let (transport, handle, driver) = make().await.unwrap();
         drop(driver);
         let error = within(transport.closed()).await.unwrap_err();
@@ -546,7 +546,7 @@ fn a_dropped_driver_is_an_abortion_without_callbacks() {
 #[test]
 fn the_end_of_the_runtime_ends_its_endpoints() {
     let log = Log::new();
-    let (transport, _) = coracle::block_on(recording(&log, local_v4()));
+    let (transport, _) = coracle::block_on(recording(&log, own_v4()));
     let error = block_on_within(transport.closed()).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::ConnectionAborted);
     assert_eq!(log.events(), [Event::Made]);

@@ -319,7 +319,7 @@ fn a_socket_that_was_brought_is_used_as_it_is() {
         peer.send_to(b"reply", from).unwrap();
         log.until_received(1).await;
         // Bound, and still blocking.
-        let bound = std_udp();
+        let bound = std::net::UdpSocket::bind((common::own_ip(), 0)).unwrap();
         let local = bound.local_addr().unwrap();
         let log = Log::new();
         let (bound, _) = recording(&log, options().sock(bound)).await;

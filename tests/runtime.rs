@@ -22,7 +22,7 @@ use std::task::{Poll, Waker};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::{block_on_within, PATIENCE};
+use common::{block_on_within, own_ip, PATIENCE};
 #[cfg(panic = "unwind")]
 use common::{panic_message, panics};
 use coracle::net::UdpSocket;
@@ -315,7 +315,7 @@ fn the_end_of_block_on_drops_tasks_and_closes_sockets() {
     let kept = Rc::new(());
     let guard = kept.clone();
     let addr = block_on_within(async {
-        let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let socket = UdpSocket::bind((own_ip(), 0)).await.unwrap();
         let addr = socket.local_addr().unwrap();
         spawn(async move {
             let mut buf = [0; 8];

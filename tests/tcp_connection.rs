@@ -122,9 +122,18 @@ fn a_local_address_is_bound_to() {
             assert_eq!(local_of(&transport).ip().to_string(), ip);
             let mut local = local_of(&transport);
             exchange(&transport, accept(&listener)).await;
-            // A port that was nobody's a moment ago.
-            local.set_port(dead((local.ip(), 0).into()).1.port());
-            let (transport, _) = echoing(&Log::new(), to(addr).local_addr(local)).await;
+            let mut made = None;
+            // A port that was nobody's a moment ago. Somebody else may take it, but not each time.
+            for _ in 0..10 {
+                local.set_port(dead((local.ip(), 0).into()).1.port());
+                let factory = || Recorder::echoing(&Log::new());
+                let given = to(addr).local_addr(local);
+                if let Ok((transport, _)) = within(create_connection(factory, given)).await {
+                    made = Some(transport);
+                    break;
+                }
+            }
+            let transport = made.expect("the port is never free");
             let peer = accept(&listener);
             assert_eq!(peer.peer_addr().unwrap(), local);
             exchange(&transport, peer).await;

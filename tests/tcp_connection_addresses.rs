@@ -15,7 +15,7 @@ use common::stream::{Log, Recorder};
 use common::tcp_connection::{
     accept, dead, echoing, exchange, listening, local_of, options, peer_of, refusal, std_pair, to,
 };
-use common::{block_on_within, in_process, settle};
+use common::{block_on_within, in_process, own_ip, settle};
 use coracle::net::Target;
 use coracle::time::timeout;
 use coracle::{create_connection, ConnectErrors, Family};
@@ -25,14 +25,16 @@ use giving_up::{
 };
 
 const HOSTS: &str = "127.0.0.1 localhost\n\
-    127.0.0.2 two.test\n127.0.0.3 two.test\n\
     ::1 mixed.test\n127.0.0.2 mixed.test\n127.0.0.3 mixed.test\n::ffff:127.0.0.4 mixed.test\n";
 
 /// Runs the body of a test in a process that has these names.
 fn with_names(test: &str, body: impl FnOnce()) {
     let folder = tempfile::tempdir().unwrap();
     let hosts = folder.path().join("hosts");
-    std::fs::write(&hosts, HOSTS).unwrap();
+    // Nobody else's, so that a port that is free there stays so.
+    let [first, second] = [own_ip(), own_ip()];
+    let two = format!("{first} two.test\n{second} two.test\n");
+    std::fs::write(&hosts, [HOSTS, &two].concat()).unwrap();
     let command = |program: &std::path::Path| {
         let mut command = Command::new("unshare");
         let script = r#"mount --bind "$0" /etc/hosts && exec "$@""#;
@@ -46,7 +48,8 @@ fn with_names(test: &str, body: impl FnOnce()) {
 /// The two addresses of a name, first the one that is tried first, with a port that is free
 /// at both.
 async fn two() -> (Target, [SocketAddr; 2]) {
-    let port = dead(([0, 0, 0, 0], 0).into()).1.port();
+    let addrs = coracle::net::resolve("two.test:0").await.unwrap();
+    let port = dead(addrs[0]).1.port();
     let addrs = coracle::net::resolve(("two.test", port)).await.unwrap();
     (("two.test", port).into(), addrs.try_into().unwrap())
 }

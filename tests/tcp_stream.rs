@@ -117,16 +117,16 @@ fn connections_are_accepted_one_by_one_and_as_a_stream() {
 fn dead() -> (socket2::Socket, SocketAddr) {
     let taken = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
     taken
-        .bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into())
+        .bind(&SocketAddr::from((common::own_ip(), 0)).into())
         .unwrap();
     let addr = taken.local_addr().unwrap().as_socket().unwrap();
     (taken, addr)
 }
 
-/// The same where only a listener can be bound: it was taken a moment ago.
+/// The same where only a listener can be bound: it was taken a moment ago, and is nobody else's.
 #[cfg(target_os = "wasi")]
 fn dead() -> ((), SocketAddr) {
-    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = std::net::TcpListener::bind((common::own_ip(), 0)).unwrap();
     ((), taken.local_addr().unwrap())
 }
 
@@ -138,11 +138,13 @@ fn errors_say_what_was_to_be_connected_or_bound() {
         assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
         assert!(raw_code(&error).is_some() || cfg!(target_os = "wasi"));
         assert!(error.to_string().contains(&addr.to_string()), "{error}");
-        let error = TcpStream::connect(("localhost", addr.port()))
-            .await
-            .unwrap_err();
+        let SocketAddr::V4(v4) = addr else {
+            panic!("not of IPv4");
+        };
+        let name = common::name_of(*v4.ip());
+        let error = TcpStream::connect((&*name, addr.port())).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
-        assert!(error.to_string().contains("localhost"), "{error}");
+        assert!(error.to_string().contains(&name), "{error}");
 
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();

@@ -6,9 +6,8 @@
 mod common;
 
 use std::fmt::Debug;
-use std::hash::{BuildHasher, RandomState};
 use std::io::{self, ErrorKind};
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use common::stream::{Log as StreamLog, Recorder as StreamRecorder};
@@ -306,21 +305,10 @@ fn a_flood_beyond_the_hosts_buffers_leaves_the_endpoints_working() {
     });
 }
 
-/// An address where nobody listens, nor will: no other test binds to this IP where the host has
-/// more than one.
-fn nobody() -> SocketAddr {
-    let [a, b, c, ..] = RandomState::new().hash_one(0).to_ne_bytes();
-    let ip = Ipv4Addr::new(127, a.max(1), b, c.clamp(1, 254));
-    match std::net::UdpSocket::bind((ip, 0)) {
-        Ok(socket) => socket.local_addr().unwrap(),
-        Err(_) => dead_addr(),
-    }
-}
-
 #[test]
 fn an_unreachable_port_is_told_and_the_endpoint_lives() {
     block_on_within(async {
-        let addr = nobody();
+        let addr = dead_addr();
         let log = Log::new();
         let (endpoint, _) = recording(&log, to(addr)).await;
         for count in 1..=3 {
@@ -344,7 +332,7 @@ fn an_unreachable_port_is_told_and_the_endpoint_lives() {
 #[test]
 fn an_unreachable_port_is_told_to_a_socket_once_for_each_datagram() {
     block_on_within(async {
-        let addr = nobody();
+        let addr = dead_addr();
         let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
         socket.connect(addr).await.unwrap();
         for _ in 0..3 {

@@ -12,7 +12,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use common::stream::{Log as StreamLog, Recorder as StreamRecorder};
-use common::{block_on_within, local_v4, recording, refusal, std_udp, Log};
+use common::{block_on_within, local_v4, own_v4, recording, refusal, std_udp, Log};
 #[cfg(not(feature = "wasi-p3"))]
 use common::{echoing, ip, to};
 use coracle::net::{Ecn, Interface, SendBatch, SendMeta, TcpListener, TcpStream, UdpSocket};
@@ -249,7 +249,7 @@ fn sockets_that_were_waited_for_go_on_in_the_next_runtime() {
 #[test]
 fn an_endpoint_ends_with_its_runtime_and_says_so_in_the_next() {
     let log = Log::new();
-    let (transport, handle) = block_on_within(recording(&log, local_v4()));
+    let (transport, handle) = block_on_within(recording(&log, own_v4()));
     block_on_within(async {
         let error = transport.closed().await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::ConnectionAborted);

@@ -24,8 +24,9 @@ pub(crate) mod tls;
 pub(crate) mod unix_connection;
 
 use std::future::{poll_fn, Future};
+use std::hash::{BuildHasher, RandomState};
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::process::Command;
 use std::sync::{Arc, Mutex};
@@ -282,20 +283,31 @@ pub(crate) fn std_udp() -> std::net::UdpSocket {
     socket
 }
 
-/// An address where nobody listens, nor will: no other test binds to this IP where the system
-/// has more than one.
+/// A loopback address that no other test binds to, in this process or another, where the system
+/// has more than one: a port that is closed there stays free.
+pub(crate) fn own_ip() -> Ipv4Addr {
+    let [a, b, c, ..] = RandomState::new().hash_one(0).to_ne_bytes();
+    let ip = Ipv4Addr::new(127, a.max(1), b, c.clamp(1, 254));
+    match std::net::UdpSocket::bind((ip, 0)) {
+        Ok(_) => ip,
+        Err(_) => Ipv4Addr::LOCALHOST,
+    }
+}
+
+/// The same as a name: only a resolver takes it for an address.
+pub(crate) fn name_of(ip: Ipv4Addr) -> String {
+    let [first, rest @ ..] = ip.octets();
+    format!("{first}.{:#x}.{}.{}", rest[0], rest[1], rest[2])
+}
+
+/// Options for an endpoint at such an address.
+pub(crate) fn own_v4() -> DatagramOptions {
+    DatagramOptions::new().local_addr((own_ip(), 0))
+}
+
+/// An address where nobody listens, nor will.
 pub(crate) fn dead_addr() -> SocketAddr {
-    use std::sync::atomic::{AtomicU8, Ordering};
-    static NEXT: AtomicU8 = AtomicU8::new(1);
-    let ip = match cfg!(target_os = "linux") {
-        true => {
-            let pid = std::process::id();
-            let next = NEXT.fetch_add(1, Ordering::Relaxed);
-            [127, 1 + (pid % 200) as u8, (pid / 200 % 256) as u8, next]
-        }
-        false => [127, 0, 0, 1],
-    };
-    let socket = std::net::UdpSocket::bind(SocketAddr::from((ip, 0))).unwrap();
+    let socket = std::net::UdpSocket::bind((own_ip(), 0)).unwrap();
     socket.local_addr().unwrap()
 }
 

@@ -49,9 +49,12 @@ pub(crate) fn dead(addr: SocketAddr) -> (socket2::Socket, SocketAddr) {
     (socket, addr)
 }
 
-/// An address where somebody listened a moment ago.
+/// An address where somebody listened a moment ago, and which is nobody else's if it is of IPv4.
 #[cfg(target_os = "wasi")]
-pub(crate) fn dead(addr: SocketAddr) -> ((), SocketAddr) {
+pub(crate) fn dead(mut addr: SocketAddr) -> ((), SocketAddr) {
+    if addr.is_ipv4() {
+        addr.set_ip(super::own_ip().into());
+    }
     let taken = TcpListener::bind(addr).unwrap();
     ((), taken.local_addr().unwrap())
 }
