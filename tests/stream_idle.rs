@@ -32,6 +32,8 @@ fn as_a_child() {
         match &role[..] {
             "unread" => unread(time, false).await,
             "unread_and_gone" => unread(time, true).await,
+            "gone_unseen" => gone_unseen(time, false).await,
+            "reset_unseen" => gone_unseen(time, true).await,
             "unread_socket" => unread_socket(time, false).await,
             "unread_socket_and_gone" => unread_socket(time, true).await,
             "kept_open" => kept_open(time, false).await,
@@ -77,6 +79,33 @@ async fn unread(time: Duration, gone: bool) -> io::Result<()> {
     }
     let (transports, peers): (Vec<_>, Vec<_>) = both.into_iter().unzip();
     let _peers = (!gone).then_some(peers);
+    sleep(time).await;
+    let is_unaware = |transport: &Transport| !transport.is_closing();
+    assert!(transports.iter().all(is_unaware), "nobody has looked");
+    Ok(())
+}
+
+/// A peer that has ended the connection, or reset it, of which a paused protocol does not hear.
+async fn gone_unseen(time: Duration, reset: bool) -> io::Result<()> {
+    let nobody = || on_data(|_, _| panic!("there is no data"));
+    let (tcp, theirs) = tcp_pair()?;
+    if reset {
+        socket2::SockRef::from(&theirs).set_linger(Some(Duration::ZERO))?;
+    }
+    let unix = connected(nobody(), StdUnixStream::pair()?).await?;
+    let both = [unix, connected(nobody(), (tcp, theirs)).await?];
+    yield_now().await;
+    let mut transports = Vec::new();
+    for (transport, mut peer) in both {
+        transport.pause_reading();
+        // Gone with unread data, a Unix peer resets the connection, too.
+        transport.write(b"unread")?;
+        if !reset {
+            peer.read_exact(&mut [0; 6])?;
+        }
+        drop(peer);
+        transports.push(transport);
+    }
     sleep(time).await;
     let is_unaware = |transport: &Transport| !transport.is_closing();
     assert!(transports.iter().all(is_unaware), "nobody has looked");
@@ -174,6 +203,8 @@ fn nobody_is_woken_for_what_is_left_unread() {
         "unread_and_gone",
         "unread_socket",
         "unread_socket_and_gone",
+        "gone_unseen",
+        "reset_unseen",
     ] {
         assert_rests(name);
     }
