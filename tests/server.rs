@@ -12,11 +12,9 @@ use common::server::{connect, echoing, ip, local, refused, until_left, until_mad
 use common::stream::{Event, Log, Recorder};
 #[cfg(not(target_os = "wasi"))]
 use common::PATIENCE;
-use common::{block_on_within, own_ip, within};
+use common::{block_on_within, within};
 use coracle::net::TcpStream;
-use coracle::{
-    create_server, spawn, yield_now, Address, Server, ServerSocket, TcpServerOptions, Transport,
-};
+use coracle::{create_server, spawn, yield_now, Address, Server, ServerSocket, Transport};
 #[cfg(unix)]
 use coracle::{create_unix_server, UnixServerOptions};
 use futures_lite::future::poll_once;
@@ -126,8 +124,7 @@ fn a_server_that_is_not_started_refuses_until_it_is() {
 fn close_is_done_when_it_returns() {
     block_on_within(async {
         for start in [true, false] {
-            let local = TcpServerOptions::new().local_addr((own_ip(), 0));
-            let server = echoing(local.start_serving(start)).await;
+            let server = echoing(local().start_serving(start)).await;
             let addr = ip(&server);
             // Nothing else runs from here on, so that it is not accepted.
             let waiting = start.then(|| StdTcpStream::connect(addr).unwrap());

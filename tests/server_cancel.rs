@@ -10,7 +10,7 @@ use std::net::SocketAddr;
 use std::pin::{pin, Pin};
 use std::process::Command;
 
-use common::{block_on_within, in_process, settle};
+use common::{block_on_within, in_process, own_ip, settle};
 use coracle::net::TcpStream;
 use coracle::{
     create_server, create_server_with_driver, on_data, spawn, yield_now, OnData, Server,
@@ -26,7 +26,8 @@ fn echo() -> OnData<impl FnMut(&Transport, &[u8]) -> io::Result<()>> {
 }
 
 fn local() -> TcpServerOptions {
-    TcpServerOptions::new().local_addr("127.0.0.1:0")
+    // Nobody listens there once the server is closed.
+    TcpServerOptions::new().local_addr((own_ip(), 0))
 }
 
 fn addr(server: &Server) -> SocketAddr {

@@ -29,7 +29,11 @@ async fn refusal(options: TcpServerOptions) -> io::Error {
 #[test]
 fn a_server_has_a_socket_for_each_of_its_addresses() {
     block_on_within(async {
-        let options = local().local_addr(("127.0.0.1", 0)).local_addr("[::1]:0");
+        let own = own_ip();
+        let options = TcpServerOptions::new()
+            .local_addr((own, 0))
+            .local_addr(format!("{own}:0"))
+            .local_addr("[::1]:0");
         let server = echoing(options).await;
         let addrs = server.local_addrs();
         assert_eq!(addrs.len(), 2, "each once: {addrs:?}");
@@ -247,7 +251,7 @@ fn connections_inherit_keep_alive_and_send_at_once() {
 #[test]
 fn a_socket_of_the_users_serves_those_who_wait_already() {
     block_on_within(async {
-        let listening = StdTcpListener::bind("127.0.0.1:0").unwrap();
+        let listening = StdTcpListener::bind((own_ip(), 0)).unwrap();
         let addr = listening.local_addr().unwrap();
         let early = connect(addr.into()).await.unwrap();
         let server = echoing(TcpServerOptions::new().sock(listening)).await;

@@ -13,8 +13,9 @@ use coracle::{Address, Server, TcpOptions, TcpServerOptions, Transport};
 use super::stream::{Event, Log, Recorder};
 use super::within;
 
+/// At an address of its own: nobody listens there once the server is closed.
 pub(crate) fn local() -> TcpServerOptions {
-    TcpServerOptions::new().local_addr("127.0.0.1:0")
+    TcpServerOptions::new().local_addr((super::own_ip(), 0))
 }
 
 pub(crate) fn ip(server: &Server) -> SocketAddr {
