@@ -190,7 +190,9 @@ fn sends_that_are_given_up_have_sent_nothing() {
                     batch.push(&(number + 10_000).to_le_bytes(), &addr);
                     sent.extend([number, number + 10_000]);
                     while !batch.is_empty() {
-                        let _ = timeout(span(), sender.send_batch(&mut batch)).await;
+                        if let Ok(sent) = timeout(span(), sender.send_batch(&mut batch)).await {
+                            sent.unwrap();
+                        }
                     }
                     continue;
                 }

@@ -225,7 +225,7 @@ fn reading_and_writing_that_is_given_up_loses_nothing() {
                     at += written.unwrap();
                 }
             } else {
-                let _ = poll_once(ours.flush()).await;
+                poll_once(ours.flush()).await.transpose().unwrap();
             }
             if let Some(read) = poll_once(theirs.read(&mut buf)).await {
                 received.extend(&buf[..read.unwrap()]);
