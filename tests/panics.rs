@@ -192,7 +192,9 @@ fn destructors_that_panic_at_the_end_of_a_runtime_are_contained() {
 
 #[test]
 fn a_task_that_was_dropped_with_its_runtime_says_so() {
-    let task = block_on(async { spawn(pending::<()>()) });
+    let mut task = None;
+    block_on(async { task = Some(spawn(pending::<()>())) });
+    let task = task.unwrap();
     let message = block_on_within(message(task));
     assert!(message.contains("its runtime ended"), "{message}");
 }
