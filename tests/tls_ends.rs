@@ -10,7 +10,7 @@ use common::pairs::{data, ends};
 use common::secured::{connected, connected_with, rest};
 use common::stream::{Event, Log, Recorder};
 use common::{block_on_within, settle, within};
-use coracle::{create_connection_with_driver, spawn, Transport};
+use coracle::{create_connection_with_driver, spawn, yield_now, TcpOptions, Transport};
 use futures_lite::future::{self, poll_once};
 use futures_lite::{AsyncReadExt, AsyncWriteExt};
 
@@ -168,6 +168,81 @@ fn a_connection_that_is_cut_off_is_an_error_and_no_end() {
         ends(&log, &transport, &[data("part")], kind).await;
         let error = transport.closed().await.unwrap_err();
         assert!(error.to_string().contains("close_notify"), "{error}");
+    });
+}
+
+/// A connection that answers with much, and its peer, which has asked and ended its writing
+/// direction without close_notify.
+async fn asked_and_cut_off(
+    log: &Log,
+    options: impl FnOnce(TcpOptions) -> TcpOptions,
+) -> (Transport, common::secured::Peer) {
+    let recorder = Recorder::reacting(log, |transport, event| match event {
+        Event::Data(_) => transport.write(&common::pairs::pattern(common::pairs::LARGE)),
+        _ => Ok(()),
+    });
+    let (transport, _, mut peer) = connected_with(recorder, options).await;
+    peer.write_all(b"ask").await.unwrap();
+    peer.get_mut().shutdown(std::net::Shutdown::Write).unwrap();
+    within(async {
+        while !transport.is_closing() {
+            yield_now().await;
+        }
+    })
+    .await;
+    assert!(transport.write_buffer_size() > 0, "it has not been read");
+    (transport, peer)
+}
+
+#[test]
+fn a_peer_that_has_ended_without_close_notify_gets_what_was_queued() {
+    block_on_within(async {
+        let log = Log::new();
+        let (transport, mut peer) = asked_and_cut_off(&log, |to| to).await;
+        let late = transport.write(b"late").unwrap_err();
+        assert_eq!(late.kind(), ErrorKind::NotConnected);
+        let answer = rest(&mut peer).await.expect("an end in order");
+        assert!(answer == common::pairs::pattern(common::pairs::LARGE));
+        let kind = Some(ErrorKind::UnexpectedEof);
+        ends(&log, &transport, &[data("ask")], kind).await;
+        assert_eq!(transport.dropped(), 4);
+    });
+}
+
+#[test]
+fn a_peer_that_has_ended_and_does_not_read_is_left() {
+    for gone in [false, true] {
+        block_on_within(async {
+            let log = Log::new();
+            let soon = Duration::from_millis(50);
+            let (transport, peer) =
+                asked_and_cut_off(&log, |to| to.tls_shutdown_timeout(soon)).await;
+            let _peer = (!gone).then_some(peer);
+            // Why it has ended, not what became of the rest.
+            let kind = Some(ErrorKind::UnexpectedEof);
+            ends(&log, &transport, &[data("ask")], kind).await;
+            assert!(transport.dropped() > 0);
+        });
+    }
+}
+
+#[test]
+fn a_callback_that_fails_as_if_it_were_cut_off_drops_what_is_queued() {
+    block_on_within(async {
+        let log = Log::new();
+        let recorder = Recorder::reacting(&log, |transport, event| match event {
+            Event::Data(_) => {
+                transport.write(&vec![7; common::pairs::LARGE])?;
+                Err(ErrorKind::UnexpectedEof.into())
+            }
+            _ => Ok(()),
+        });
+        let (transport, _, mut peer) = connected(recorder).await;
+        peer.write_all(b"x").await.unwrap();
+        let kind = Some(ErrorKind::UnexpectedEof);
+        ends(&log, &transport, &[data("x")], kind).await;
+        assert!(transport.dropped() > 0);
+        assert!(is_cut_off(rest(&mut peer).await));
     });
 }
 

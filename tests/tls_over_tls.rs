@@ -381,3 +381,25 @@ impl AsyncWrite for Joined {
         Pin::new(&mut self.below).poll_close(cx)
     }
 }
+
+#[test]
+fn a_peer_that_cuts_the_layers_off_gets_what_was_queued() {
+    block_on_within(async {
+        let log = Log::new();
+        let (transport, mut peer) = layered(&log).await;
+        transport.write(&pattern(LARGE)).unwrap();
+        let tcp = peer.get_mut().0.get_mut();
+        tcp.shutdown(std::net::Shutdown::Write).unwrap();
+        within(async {
+            while !transport.is_closing() {
+                coracle::yield_now().await;
+            }
+        })
+        .await;
+        let mut all = Vec::new();
+        within(peer.read_to_end(&mut all)).await.unwrap();
+        assert!(all == pattern(LARGE));
+        ends(&log, &transport, &[], Some(ErrorKind::UnexpectedEof)).await;
+        assert_eq!(transport.dropped(), 0);
+    });
+}

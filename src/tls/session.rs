@@ -37,6 +37,8 @@ pub(crate) struct Session {
     /// What is to be sent before anything else.
     out: Vec<u8>,
     peer_closed: bool,
+    /// The peer has ended the stream without close_notify.
+    cut_off: bool,
     /// close_notify has been made.
     closed: bool,
     failure: Option<Error>,
@@ -88,6 +90,7 @@ impl Session {
             plain: Backlog::default(),
             out: Vec::new(),
             peer_closed: false,
+            cut_off: false,
             closed: false,
             failure: None,
             carrier: None,
@@ -131,6 +134,12 @@ impl Session {
     /// Decrypted bytes that wait to be delivered.
     pub(crate) fn pending(&self) -> usize {
         self.plain.as_slice().len()
+    }
+
+    /// Whether the peer has ended the stream below without saying that it was the end.
+    pub(crate) fn is_cut_off(&self) -> bool {
+        let carrier = self.carrier.as_deref();
+        self.cut_off || carrier.is_some_and(Session::is_cut_off)
     }
 
     /// Whether `poll_read` has something to give, or to look at, before it reads.
@@ -229,6 +238,7 @@ impl Session {
                 Some(carrier) => ready!(carrier.poll_read(room, read))?,
             };
             if len == 0 {
+                self.cut_off = true;
                 return Poll::Ready(Err(io::Error::new(
                     io::ErrorKind::UnexpectedEof,
                     "the connection has ended without TLS's close_notify: data may be missing",

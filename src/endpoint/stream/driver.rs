@@ -274,10 +274,23 @@ impl<P: StreamProtocol<K>, K> ConnectionDriver<P, K> {
             Poll::Pending => return Poll::Pending,
         };
         if let Err(error) = result {
-            let shared = &self.transport.shared;
-            shared.fail(&mut shared.lock(), error);
+            self.receive_error(error);
         }
         Poll::Ready(())
+    }
+
+    fn receive_error(&mut self, error: io::Error) {
+        let shared = &self.transport.shared;
+        #[cfg(feature = "tls")]
+        let error = match shared.cut_off(error) {
+            Ok(()) => {
+                self.ended = true;
+                shared.forget_carriers();
+                return;
+            }
+            Err(error) => error,
+        };
+        shared.fail(&mut shared.lock(), error);
     }
 
     /// Whether a TLS handshake is under way.

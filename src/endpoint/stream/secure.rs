@@ -124,6 +124,25 @@ impl Shared {
         self.settle(state);
     }
 
+    /// The peer has ended the stream without close_notify, which ends the connection, but not
+    /// before what is queued has been sent, close_notify the last. Gives the error back if it is
+    /// of another kind.
+    pub(super) fn cut_off(&self, error: io::Error) -> Result<(), io::Error> {
+        let mut state = self.lock();
+        if !state.session().is_some_and(|session| session.is_cut_off()) {
+            return Err(error);
+        }
+        let (parts, later) = state.parts();
+        if !parts.life.end(Phase::Closing, later) {
+            state.discard(error);
+            return Ok(());
+        }
+        parts.error = Some(error);
+        self.say_goodbye(&mut state);
+        state.call_driver();
+        Ok(())
+    }
+
     /// The layer of TLS that was begun last has ended: if it spoke through another, ends that.
     pub(super) fn peel(&self) -> bool {
         let mut state = self.lock();

@@ -112,7 +112,7 @@ pub(super) struct State {
     pub(super) writing: Writing,
     pub(super) reading: bool,
     /// What has ended the connection, until the protocol is told.
-    error: Option<io::Error>,
+    pub(super) error: Option<io::Error>,
     /// The protocol that the driver is to call from now on.
     pub(super) successor: Option<Box<dyn Connected + Send>>,
     /// Bytes that reached nobody.
@@ -382,12 +382,15 @@ impl Shared {
         }
     }
 
-    /// An error ends the connection: what is queued is dropped.
+    /// An error ends the connection: what is queued is dropped. The first one counts.
     pub(super) fn fail(&self, state: &mut Locked<'_>, error: io::Error) {
         let (parts, later) = state.parts();
-        if parts.life.end(Phase::Aborted, later) {
-            parts.error = Some(error);
+        let is_news = parts.life.end(Phase::Aborted, later);
+        if is_news {
             later.call_driver();
+        }
+        if is_news && parts.error.is_none() {
+            parts.error = Some(error);
         } else {
             state.discard(error);
         }

@@ -128,7 +128,8 @@ impl Transport {
     /// # Errors
     /// - what ended the connection, unless that was the peer's end, `close` or `abort`:
     ///   `ConnectionReset`, `BrokenPipe`, or the error of a callback.
-    /// - With TLS also `UnexpectedEof`: the peer's end came without its close_notify;
+    /// - With TLS also `UnexpectedEof`: the peer's end came without its close_notify; what was
+    ///   queued has been sent, as far as the peer took it within `tls_shutdown_timeout`;
     ///   `InvalidData`: what rustls objects to; `TimedOut`: the peer did not agree to close in
     ///   time.
     /// - `ConnectionAborted`: the driver was dropped, for example with its runtime.
