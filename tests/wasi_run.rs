@@ -17,6 +17,7 @@ use coracle::wasi::run;
 use coracle::{spawn, yield_now};
 use futures_lite::future::{poll_once, zip};
 use futures_lite::io::AsyncReadExt;
+use wasip3::wit_bindgen::rt::async_support::{callback, start_task};
 
 /// The bindings' own executor. It hangs if anything is left registered with it.
 fn hosted<F: Future>(future: F) -> F::Output {
@@ -238,4 +239,97 @@ fn what_was_written_arrives_though_the_runtime_ends() {
         let (len, ()) = zip(reading, writing).await;
         assert_eq!(len, LEN);
     });
+}
+
+/// As the host does with a call of an export whose caller drops it: the call is cancelled while it
+/// waits. The bindings panic if anything wakes their task then.
+fn cancelled(call: impl Future<Output = ()> + 'static) {
+    const WAITS: u32 = 2;
+    const CANCEL: u32 = 6;
+    const EXITS: u32 = 0;
+    assert_eq!(start_task(call) as u32 & 0xf, WAITS);
+    // SAFETY: `start_task` has left the state of its task where `callback` looks for it.
+    assert_eq!(unsafe { callback(CANCEL, 0, 0) }, EXITS);
+}
+
+/// Wakes a task when it is dropped.
+struct Wakes(Rc<Mailbox>);
+
+impl Drop for Wakes {
+    fn drop(&mut self) {
+        self.0.put(1);
+    }
+}
+
+#[test]
+fn a_call_is_cancelled_while_it_waits_for_a_timer() {
+    cancelled(run(sleep(Duration::from_secs(1_000))));
+    hosted(run(within(sleep(Duration::from_millis(1)))));
+}
+
+#[test]
+fn a_call_is_cancelled_while_tasks_wait_for_sockets_and_for_each_other() {
+    let kept = Rc::new(());
+    let guard = kept.clone();
+    cancelled(run(async move {
+        let mailbox = Rc::new(Mailbox::default());
+        let wakes = Wakes(mailbox.clone());
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        spawn(async move {
+            let _guard = guard;
+            let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+            let (received, _) = zip(socket.recv(&mut [0; 8]), pending::<()>()).await;
+            drop((received, wakes));
+        })
+        .detach();
+        spawn(async move { mailbox.take().await }).detach();
+        // With a read and a write under way.
+        let stream = TcpStream::connect(addr).await.unwrap();
+        stream.set_send_buffer_size(10_000).unwrap();
+        let mut buf = [0; 8];
+        let reading = stream.read(&mut buf);
+        let data = vec![7; 20_000_000];
+        let writing = stream.write_all(&data);
+        let (read, _) = zip(reading, writing).await;
+        drop((read, listener));
+    }));
+    assert_eq!(Rc::strong_count(&kept), 1);
+    hosted(run(within(sleep(Duration::from_millis(1)))));
+}
+
+#[test]
+fn a_call_of_two_runtimes_is_cancelled_though_one_wakes_the_other() {
+    for waiting_first in [true, false] {
+        let mailbox = Rc::new(Mailbox::default());
+        let wakes = Wakes(mailbox.clone());
+        let waiting = run(async move { assert_eq!(mailbox.take().await, 1) });
+        let waking = run(async move {
+            pending::<()>().await;
+            drop(wakes);
+        });
+        cancelled(async move {
+            if waiting_first {
+                zip(waiting, waking).await;
+            } else {
+                zip(waking, waiting).await;
+            }
+        });
+    }
+}
+
+#[test]
+fn a_cancelled_call_wakes_the_tasks_of_others() {
+    for _ in 0..10 {
+        let mailbox = Rc::new(Mailbox::default());
+        let wakes = Wakes(mailbox.clone());
+        let waiting = run(within(async move { mailbox.take().await }));
+        let cancel = async {
+            cancelled(run(async move {
+                pending::<()>().await;
+                drop(wakes);
+            }));
+        };
+        assert_eq!(hosted(zip(waiting, cancel)).0, 1);
+    }
 }

@@ -83,6 +83,7 @@ impl<F: Future> Unpin for Run<F> {}
 
 impl<F: Future> Drop for Run<F> {
     fn drop(&mut self) {
+        self.host.silence();
         self.end();
     }
 }

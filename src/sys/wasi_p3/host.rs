@@ -1,10 +1,10 @@
 //! The loop inside an asynchronous export, which somebody else's executor polls.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Wake, Waker};
 
 use wasip3::clocks::monotonic_clock::wait_for;
 use wasip3::wit_bindgen::{StreamReader, StreamWriter};
@@ -22,6 +22,8 @@ use crate::wake::Waiter;
 pub(crate) struct Host {
     timer: Timer,
     bell: Arc<Bell>,
+    /// The bell's.
+    waker: Waker,
     /// The read that the bell ends; there is always one while the runtime waits.
     hearing: InFlight<StreamReader<u8>, StreamReader<u8>>,
     reader: Option<StreamReader<u8>>,
@@ -29,11 +31,13 @@ pub(crate) struct Host {
     limit: Option<InFlight<u64, ()>>,
 }
 
-/// How a runtime's wait is ended by whoever wakes one of its tasks.
+/// How a runtime's wait is ended by whoever wakes one of its tasks. All that wakes the executor
+/// goes through here: that of the bindings panics if it is woken at the wrong time.
 pub(super) struct Bell {
     /// Of the last poll.
     task: AtomicUsize,
-    waker: Mutex<Waker>,
+    /// The executor's, from the first poll on; `None` once nobody polls any more.
+    waker: Mutex<Option<Waker>>,
     /// For another task of the component's: the host knows no other way for one to wake another
     /// than something that the other has under way.
     writer: Mutex<StreamWriter<u8>>,
@@ -41,6 +45,21 @@ pub(super) struct Bell {
 
 thread_local! {
     static BELLS: RefCell<Vec<Weak<Bell>>> = const { RefCell::new(Vec::new()) };
+    /// The executor of the task of now is at work: it polls a runtime, or hears of an event.
+    static AT_WORK: Cell<bool> = const { Cell::new(false) };
+}
+
+/// The executor of the task of now is at work until this is dropped.
+pub(super) struct AtWork(bool);
+
+pub(super) fn at_work() -> AtWork {
+    AtWork(AT_WORK.replace(true))
+}
+
+impl Drop for AtWork {
+    fn drop(&mut self) {
+        AT_WORK.set(self.0);
+    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -53,15 +72,35 @@ impl Bell {
     }
 
     pub(super) fn ring(&self) {
-        if self.is_here() {
-            let waker = lock(&self.waker).clone();
+        let Some(waker) = lock(&self.waker).clone() else {
+            return;
+        };
+        // Not while a call that waits is cancelled, which drops everything in its task.
+        if AT_WORK.get() && self.is_here() {
             waker.wake();
             return;
         }
+        drop(waker);
         let mut writer = lock(&self.writer);
         let write = std::pin::pin!(writer.write(vec![0]));
         // The reader waits: it is done at once. Otherwise it is awake.
         let _ = task::with(|| write.poll(&mut Context::from_waker(Waker::noop())));
+    }
+
+    /// Nobody polls any more.
+    fn silence(&self) {
+        let waker = lock(&self.waker).take();
+        drop(waker);
+    }
+}
+
+impl Wake for Bell {
+    fn wake(self: Arc<Self>) {
+        self.ring();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.ring();
     }
 }
 
@@ -85,12 +124,13 @@ impl Host {
         let (writer, reader) = wit_stream::new();
         let bell = Arc::new(Bell {
             task: AtomicUsize::new(task::ours()),
-            waker: Mutex::new(Waker::noop().clone()),
+            waker: Mutex::new(None),
             writer: Mutex::new(writer),
         });
         BELLS.with_borrow_mut(|bells| bells.push(Arc::downgrade(&bell)));
         Host {
             timer: Timer::default(),
+            waker: bell.clone().into(),
             bell,
             hearing: InFlight::new(hear),
             reader: Some(reader),
@@ -110,6 +150,7 @@ impl Host {
     ) -> Poll<()> {
         let _running = Running::new();
         let _hosted = task::hosted();
+        let _at_work = at_work();
         self.polled(cx);
         drive_all();
         let mut looks = 0;
@@ -125,8 +166,9 @@ impl Host {
                 }
                 Step::Idle { until } => {
                     if until.is_none_or(|until| self.timer.set(until)) && self.hear() {
-                        self.timer.wake_at_end(cx);
-                        let _ = self.hearing.wait(&mut Waiter::polled(cx));
+                        let waiting = Context::from_waker(&self.waker);
+                        self.timer.wake_at_end(&waiting);
+                        let _ = self.hearing.wait(&mut Waiter::polled(&waiting));
                         return Poll::Pending;
                     }
                 }
@@ -134,10 +176,15 @@ impl Host {
         }
     }
 
+    /// Nobody polls it any more: what is dropped with it wakes nobody outside.
+    pub(crate) fn silence(&self) {
+        self.bell.silence();
+    }
+
     fn polled(&self, cx: &mut Context<'_>) {
         self.bell.task.store(task::number(), Ordering::Relaxed);
         let waker = cx.waker().clone();
-        let before = std::mem::replace(&mut *lock(&self.bell.waker), waker);
+        let before = lock(&self.bell.waker).replace(waker);
         drop(before);
     }
 
@@ -159,6 +206,7 @@ impl Host {
     pub(crate) fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let _running = Running::new();
         let _hosted = task::hosted();
+        let _at_work = at_work();
         self.polled(cx);
         drive_all();
         if !depend_on(task::number()) {
@@ -181,6 +229,7 @@ impl Host {
 
 impl Drop for Host {
     fn drop(&mut self) {
+        self.silence();
         BELLS
             .with_borrow_mut(|bells| bells.retain(|bell| bell.as_ptr() != Arc::as_ptr(&self.bell)));
         all_come_home(self.bell.task.load(Ordering::Relaxed));

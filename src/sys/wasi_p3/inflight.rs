@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll, Wake, Waker};
 
-use super::host::ring_any;
+use super::host::{at_work, ring_any};
 use super::reactor::{is_running, may_look};
 use super::task;
 use crate::sys::wasi::NO_RUNTIME;
@@ -163,7 +163,9 @@ impl<A: 'static, T: Send + 'static> Wake for Slot<A, T> {
         self.wake_by_ref();
     }
 
+    /// The task that the operation is registered with tells it of an event.
     fn wake_by_ref(self: &Arc<Self>) {
+        let _at_work = at_work();
         self.told.store(true, Ordering::Relaxed);
         if self.driven {
             let slot: Arc<dyn Drive> = self.clone();
