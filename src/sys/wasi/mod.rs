@@ -13,6 +13,15 @@ pub(super) mod timer;
 use std::path::Path;
 use std::time::Duration;
 
+/// How many connections, closed by us, may be kept while what was written to them goes to a peer
+/// that takes its time, and for how long each: it holds handles of the host's, of which there are
+/// only so many. Those beyond are cut off.
+pub(super) const LEAVING_AT_MOST: usize = 128;
+pub(super) const LEAVING_FOR: Duration = Duration::from_secs(30);
+
+/// Connections that were gone before they were taken, which one try to accept goes over.
+pub(super) const GONE: usize = 16;
+
 pub(super) const NO_RUNTIME: &str = "no coracle runtime is running: use coracle::block_on";
 
 pub(crate) fn path_from_bytes(bytes: &[u8]) -> Option<&Path> {

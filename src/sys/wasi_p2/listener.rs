@@ -8,6 +8,7 @@ use wasip2::io::poll::Pollable;
 use wasip2::sockets::tcp::TcpSocket;
 
 use super::convert::{error, from_wasi};
+use super::leaving::check_room;
 use super::options::{get_tcp, set_tcp};
 use super::pollable::Interest;
 use super::stream::{bind, finish, new_socket, Stream};
@@ -15,6 +16,7 @@ use crate::address::Address;
 use crate::error::{context, unsupported};
 use crate::sys::caps::{Family, ListenerConfig, SocketOption};
 use crate::sys::wasi::options::check_listener;
+use crate::sys::wasi::GONE;
 use crate::sys::wasi::socket::Socket;
 use crate::sys::ListenerOps;
 use crate::wake::{Direction, Ticket, Waitable, Waiter};
@@ -87,7 +89,8 @@ impl ListenerOps for Listener {
     }
 
     fn try_accept(&self) -> io::Result<(Stream, Address)> {
-        loop {
+        check_room()?;
+        for _ in 0..GONE {
             match self.socket.accept().map_err(error) {
                 Ok((socket, input, output)) => {
                     let peer = socket.remote_address();
@@ -107,6 +110,9 @@ impl ListenerOps for Listener {
                 }
             }
         }
+        // Others have their turn; the host says at once that there is more.
+        self.read.clear();
+        Err(io::ErrorKind::WouldBlock.into())
     }
 
     fn poll_accept(&self, waiter: &mut Waiter<'_>) -> Poll<io::Result<(Stream, Address)>> {

@@ -10,7 +10,7 @@ use std::time::Instant;
 use wasip2::clocks::monotonic_clock::subscribe_duration;
 use wasip2::io::poll::{poll, Pollable};
 
-use super::leaving::{is_nobody_leaving, put_back, take_leaving, wait_for_all};
+use super::leaving::{self, is_nobody_leaving, put_back, take_leaving, wait_for_all};
 use super::pollable::Slot;
 use crate::sys::wasi::{nanoseconds, NO_RUNTIME};
 use crate::sys::{clock, NotifierOps, ReactorOps, Step};
@@ -122,47 +122,62 @@ impl Registry {
             pollables.extend(pollable);
             is_waited_for
         });
+        let first_to_go = leaving::deadline();
         let leaving = take_leaving();
-        let is_alone = pollables.is_empty() && leaving.is_empty();
+        let yielding;
         let mut timer = self.timer.borrow_mut();
-        let mut yielding = None;
         let timer: Option<&Pollable> = match patience {
+            Patience::None if pollables.is_empty() && leaving.is_empty() => return Ok(()),
             // The host runs what it has to, and says what is ready now.
-            Patience::None if !is_alone => Some(yielding.insert(subscribe_duration(0))),
-            Patience::None => return Ok(()),
-            Patience::Until(until) => {
-                if timer.as_ref().is_none_or(|(before, _)| *before != until) {
-                    let left = until.saturating_duration_since(clock::now());
-                    *timer = Some((until, subscribe_duration(nanoseconds(left))));
-                }
-                timer.as_ref().map(|(_, pollable)| pollable)
+            Patience::None => {
+                yielding = subscribe_duration(0);
+                Some(&yielding)
             }
             Patience::Forever if pollables.is_empty() => {
-                put_back(leaving);
+                put_back(leaving, &[]);
                 return Err(io::Error::other(
                     "every task waits for another: nothing can ever wake one, since there is no \
                      socket, timer or pollable that any of them waits for",
                 ));
             }
-            Patience::Forever => None,
+            Patience::Until(until) => {
+                Some(at(&mut timer, until.min(first_to_go.unwrap_or(until))))
+            }
+            Patience::Forever => first_to_go.map(|until| at(&mut timer, until)),
         };
         let mut list = Vec::with_capacity(pollables.len() + 1 + leaving.len());
         list.extend(pollables.iter().map(|pollable| &**pollable));
         list.extend(timer);
+        let first_leaving = list.len();
         list.extend(leaving.iter().map(|leaving| leaving.pollable()));
         let ready = poll(&list);
         // Before tasks run, which may drop their streams.
         pollables.clear();
         self.polled.replace(pollables);
-        put_back(leaving);
         let waiting = self.waiting.borrow();
+        let mut gone = Vec::new();
         for index in ready {
-            if let Some(slot) = waiting.get(index as usize) {
-                slot.fire(wakers);
+            let index = index as usize;
+            match waiting.get(index) {
+                Some(slot) => slot.fire(wakers),
+                None => gone.extend(index.checked_sub(first_leaving)),
             }
         }
+        put_back(leaving, &gone);
         Ok(())
     }
+}
+
+/// The pollable of a deadline.
+fn at(timer: &mut Option<(Instant, Pollable)>, until: Instant) -> &Pollable {
+    if timer.as_ref().is_some_and(|(before, _)| *before != until) {
+        *timer = None;
+    }
+    let (_, pollable) = timer.get_or_insert_with(|| {
+        let left = until.saturating_duration_since(clock::now());
+        (until, subscribe_duration(nanoseconds(left)))
+    });
+    pollable
 }
 
 /// Makes a registry the one that sockets polled now belong to.

@@ -17,7 +17,7 @@ use wasip2::sockets::tcp::{ShutdownType, TcpSocket};
 use wasip2::sockets::tcp_create_socket::create_tcp_socket;
 
 use super::convert::{creation_error, error, family_to_wasi, from_wasi, to_wasi};
-use super::leaving::leave;
+use super::leaving::{check_room, leave, Haste};
 use super::options::{get_tcp, set_keepalive, set_tcp};
 use super::pollable::{wait, Interest};
 use crate::address::Address;
@@ -67,6 +67,11 @@ impl Handles {
     pub(super) fn is_sending(&self) -> bool {
         matches!(self.output.check_write(), Ok(0))
     }
+
+    /// Has the system take more of it at once.
+    pub(super) fn make_room(&self, size: u64) {
+        let _ = self.socket.set_send_buffer_size(size);
+    }
 }
 
 impl Drop for Inner {
@@ -76,7 +81,7 @@ impl Drop for Inner {
             let _ = self.handles.socket.shutdown(ShutdownType::Send);
         }
         if self.handles.is_sending() {
-            leave(self.handles.clone());
+            leave(self.handles.clone(), Haste::Patient);
         }
     }
 }
@@ -233,6 +238,7 @@ impl StreamOps for Stream {
         let to = &config.connect;
         let family = Family::of(to);
         let peer = remote(to, family)?;
+        check_room()?;
         let socket = new_socket(family)?;
         let mut bound = Ok(());
         for addr in &config.bind {

@@ -362,7 +362,7 @@ impl DatagramOps for Datagram {
 
     fn poll_writable(&self, waiter: &mut Waiter<'_>) -> Poll<io::Result<()>> {
         self.poll_io_send(waiter, || match &self.send {
-            Some(send) if send.is_under_way() => Err(io::ErrorKind::WouldBlock.into()),
+            Some(send) if send.goes_on() => Err(io::ErrorKind::WouldBlock.into()),
             _ => Ok(()),
         })
     }
@@ -373,7 +373,7 @@ impl DatagramOps for Datagram {
 
     fn caps(&self) -> Caps {
         Caps {
-            batches: true,
+            batches: false,
             max_segments: 1,
             ..Caps::default()
         }

@@ -11,7 +11,7 @@ use wasip3::wit_bindgen::{StreamReader, StreamWriter};
 use wasip3::wit_stream;
 
 use super::inflight::{all_come_home, drive_all, InFlight};
-use super::leaving::{depend_on, PATIENCE};
+use super::leaving::{self, depend_on, PATIENCE};
 use super::reactor::{Notifier, Running, Timer, LOOKS};
 use super::task;
 use crate::sys::wasi::nanoseconds;
@@ -87,6 +87,11 @@ impl Bell {
         let _ = task::with(|| write.poll(&mut Context::from_waker(Waker::noop())));
     }
 
+    /// Somebody polls.
+    fn is_heard(&self) -> bool {
+        lock(&self.waker).is_some()
+    }
+
     /// Nobody polls any more.
     fn silence(&self) {
         let waker = lock(&self.waker).take();
@@ -106,7 +111,9 @@ impl Wake for Bell {
 
 /// Has a runtime look after what it has to do by itself: preferably one that this task polls.
 pub(super) fn ring_any() {
-    let bells: Vec<_> = BELLS.with_borrow(|bells| bells.iter().filter_map(Weak::upgrade).collect());
+    let mut bells: Vec<_> =
+        BELLS.with_borrow(|bells| bells.iter().filter_map(Weak::upgrade).collect());
+    bells.retain(|bell| bell.is_heard());
     let here = bells.iter().find(|bell| bell.is_here());
     if let Some(bell) = here.or(bells.first()) {
         bell.ring();
@@ -165,6 +172,7 @@ impl Host {
                     return Poll::Pending;
                 }
                 Step::Idle { until } => {
+                    let until = leaving::deadline().into_iter().chain(until).min();
                     if until.is_none_or(|until| self.timer.set(until)) && self.hear() {
                         let waiting = Context::from_waker(&self.waker);
                         self.timer.wake_at_end(&waiting);
@@ -219,11 +227,20 @@ impl Host {
                 limit.start(nanoseconds(PATIENCE))
             }
         };
-        if let (Some(limit), None) = (&self.limit, over) {
-            let _ = limit.wait(&mut Waiter::polled(cx));
+        if over.is_some() {
+            return Poll::Ready(());
+        }
+        // Those that end ring.
+        if !self.hear() {
+            cx.waker().wake_by_ref();
             return Poll::Pending;
         }
-        Poll::Ready(())
+        let waiting = Context::from_waker(&self.waker);
+        let _ = self.hearing.wait(&mut Waiter::polled(&waiting));
+        if let Some(limit) = &self.limit {
+            let _ = limit.wait(&mut Waiter::polled(&waiting));
+        }
+        Poll::Pending
     }
 }
 

@@ -25,8 +25,8 @@ struct Slot<A, T> {
     told: AtomicBool,
     /// The task that the operation is registered with.
     at: AtomicUsize,
-    /// It has several steps, and takes the next one though nobody waits for it.
-    driven: bool,
+    /// It takes its next step, and comes to its end, though nobody waits for it.
+    driven: AtomicBool,
 }
 
 struct State<A, T> {
@@ -90,6 +90,8 @@ trait Drive: Send + Sync {
     fn drive(self: Arc<Self>);
     /// False if it is home now.
     fn come_home(self: Arc<Self>, from: usize) -> bool;
+    /// Whoever waits elsewhere takes it from ours.
+    fn go_back(self: Arc<Self>);
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -167,7 +169,7 @@ impl<A: 'static, T: Send + 'static> Wake for Slot<A, T> {
     fn wake_by_ref(self: &Arc<Self>) {
         let _at_work = at_work();
         self.told.store(true, Ordering::Relaxed);
-        if self.driven {
+        if self.driven.load(Ordering::Relaxed) {
             let slot: Arc<dyn Drive> = self.clone();
             DRIVEN.with_borrow_mut(|driven| driven.push(slot));
             ring_any();
@@ -194,6 +196,12 @@ impl<A: 'static, T: Send + 'static> Drive for Slot<A, T> {
         }
         self.at.load(Ordering::Relaxed) != task::ours()
     }
+
+    fn go_back(self: Arc<Self>) {
+        if self.at.load(Ordering::Relaxed) == task::ours() {
+            self.wake_all();
+        }
+    }
 }
 
 fn go_abroad<A: 'static, T: Send + 'static>(slot: &Arc<Slot<A, T>>) {
@@ -217,16 +225,18 @@ pub(super) fn all_come_home(from: usize) {
     ABROAD.with_borrow_mut(|others| others.append(&mut abroad));
 }
 
+/// Wakes all who wait for operations that our task has taken over from others: nobody asks the host
+/// for its events any longer.
+pub(super) fn all_go_back() {
+    let abroad = ABROAD.with_borrow(|abroad| abroad.iter().filter_map(Weak::upgrade).collect());
+    let abroad: Vec<Arc<dyn Drive>> = abroad;
+    abroad.into_iter().for_each(Drive::go_back);
+}
+
 /// Has every operation that the host has told something of take its next step, if it takes those
-/// by itself.
+/// by itself. Only the host adds to them, so that once is enough.
 pub(super) fn drive_all() {
-    loop {
-        let driven = DRIVEN.take();
-        if driven.is_empty() {
-            return;
-        }
-        driven.into_iter().for_each(Drive::drive);
-    }
+    DRIVEN.take().into_iter().for_each(Drive::drive);
 }
 
 impl<A: 'static, T: Send + 'static> InFlight<A, T> {
@@ -269,12 +279,18 @@ impl<A: 'static, T: Send + 'static> InFlight<A, T> {
             waiters: Mutex::default(),
             told: AtomicBool::new(false),
             at: AtomicUsize::new(task::ours()),
-            driven,
+            driven: AtomicBool::new(driven),
         }))
     }
 
     pub(super) fn is_under_way(&self) -> bool {
         lock(&self.0.state).is_under_way
+    }
+
+    /// Whether it goes on, after a look at what the host has told of it.
+    pub(super) fn goes_on(&self) -> bool {
+        self.0.advance_for_others();
+        self.is_under_way()
     }
 
     /// Whether it has ended, for one that nobody waits for and whose value is of no use.
@@ -283,6 +299,11 @@ impl<A: 'static, T: Send + 'static> InFlight<A, T> {
             drop(self.take());
         }
         !self.is_under_way()
+    }
+
+    /// Has it come to its end though nobody waits for it.
+    pub(super) fn drive_itself(&self) {
+        self.0.driven.store(true, Ordering::Relaxed);
     }
 
     /// The task that it was registered with last.
@@ -337,7 +358,7 @@ impl<A: 'static, T: Send + 'static> InFlight<A, T> {
     pub(super) fn look(&self) {
         if self.is_under_way() && !self.0.told.load(Ordering::Relaxed) && may_look() {
             task::yield_now();
-            while task::turn(false) {}
+            task::turn_all();
             drive_all();
         }
     }

@@ -18,6 +18,7 @@ use crate::error::{context, unsupported};
 use crate::sys::caps::{Family, ListenerConfig, SocketOption};
 use crate::sys::wasi::options::check_listener;
 use crate::sys::wasi::socket::Socket;
+use crate::sys::wasi::GONE;
 use crate::sys::ListenerOps;
 use crate::wake::{Direction, Ticket, Waitable, Waiter};
 
@@ -57,9 +58,13 @@ impl Listener {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Has a connection there, or leaves an accept under way and says `WouldBlock`.
+    /// Has a connection there, or leaves an accept under way and says `WouldBlock`. `Interrupted`
+    /// if others should have their turn first.
     fn fill(&self, inner: &mut Inner) -> io::Result<()> {
-        while inner.inbox.is_none() {
+        for _ in 0..GONE {
+            if inner.inbox.is_some() {
+                return Ok(());
+            }
             let done = match self.accept.take() {
                 Some(done) => Some(done),
                 None => match inner.connections.take() {
@@ -85,7 +90,24 @@ impl Listener {
                 }
             }
         }
-        Ok(())
+        match inner.inbox {
+            Some(_) => Ok(()),
+            None => Err(io::ErrorKind::Interrupted.into()),
+        }
+    }
+
+    fn poll<T>(
+        &self,
+        waiter: &mut Waiter<'_>,
+        operation: impl FnOnce() -> io::Result<T>,
+    ) -> Poll<io::Result<T>> {
+        match poll_io(&self.accept, waiter, operation) {
+            Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::Interrupted => {
+                waiter.waker().wake_by_ref();
+                Poll::Pending
+            }
+            poll => poll,
+        }
     }
 
     fn take(&self) -> io::Result<(Stream, Address)> {
@@ -148,15 +170,18 @@ impl ListenerOps for Listener {
 
     fn try_accept(&self) -> io::Result<(Stream, Address)> {
         self.accept.look();
-        self.take()
+        self.take().map_err(|error| match error.kind() {
+            io::ErrorKind::Interrupted => io::ErrorKind::WouldBlock.into(),
+            _ => error,
+        })
     }
 
     fn poll_accept(&self, waiter: &mut Waiter<'_>) -> Poll<io::Result<(Stream, Address)>> {
-        poll_io(&self.accept, waiter, || self.take())
+        self.poll(waiter, || self.take())
     }
 
     fn poll_acceptable(&self, waiter: &mut Waiter<'_>) -> Poll<io::Result<()>> {
-        poll_io(&self.accept, waiter, || self.fill(&mut self.lock()))
+        self.poll(waiter, || self.fill(&mut self.lock()))
     }
 
     fn local_addr(&self) -> io::Result<Address> {

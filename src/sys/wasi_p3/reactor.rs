@@ -9,8 +9,8 @@ use std::time::Instant;
 use wasip3::clocks::monotonic_clock::wait_for;
 
 use super::host::Bell;
-use super::inflight::{drive_all, InFlight};
-use super::leaving::wait_for_all;
+use super::inflight::{all_go_back, drive_all, InFlight};
+use super::leaving;
 use super::task;
 use crate::sys::wasi::nanoseconds;
 use crate::sys::{clock, NotifierOps, ReactorOps, Step};
@@ -91,10 +91,11 @@ impl ReactorOps for Reactor {
                     if looks % LOOKS == 0 {
                         // Nothing happens at the host before it has its turn.
                         task::yield_now();
-                        while task::turn(false) {}
+                        task::turn_all();
                     }
                 }
                 Step::Idle { until } => {
+                    let until = leaving::deadline().into_iter().chain(until).min();
                     if until.is_some_and(|until| !self.timer.borrow_mut().set(until)) {
                         continue;
                     }
@@ -115,7 +116,8 @@ impl ReactorOps for Reactor {
 
 impl Drop for Reactor {
     fn drop(&mut self) {
-        wait_for_all();
+        leaving::wait_for_all();
+        all_go_back();
     }
 }
 

@@ -332,6 +332,17 @@ pub(super) fn turn(wait: bool) -> bool {
     true
 }
 
+/// Takes the events that are there, without a wait: no more than there are operations, each of
+/// which has one and is then registered no longer.
+pub(super) fn turn_all() {
+    let most = TABLE.with_borrow(|table| table.len);
+    for _ in 0..most {
+        if !turn(false) {
+            return;
+        }
+    }
+}
+
 /// Lets the host do what it has to.
 pub(super) fn yield_now() {
     thread_yield();
