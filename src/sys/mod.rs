@@ -238,6 +238,10 @@ pub(crate) trait StreamOps:
     fn try_write(&self, bufs: &[IoSlice<'_>]) -> io::Result<usize>;
     fn poll_write(&self, waiter: &mut Waiter<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>>;
 
+    /// Once it is dropped, what was taken from the user and not yet sent need not be: the drop must
+    /// not leave anything behind that waits for the peer, where the platform lets it.
+    fn abandon(&self) {}
+
     fn shutdown(&self, how: Shutdown) -> io::Result<()>;
     fn poll_readable(&self, waiter: &mut Waiter<'_>) -> Poll<io::Result<()>>;
     fn poll_writable(&self, waiter: &mut Waiter<'_>) -> Poll<io::Result<()>>;

@@ -331,6 +331,9 @@ impl<P: StreamProtocol<K>, K> ConnectionDriver<P, K> {
     }
 
     fn end(&mut self, outcome: io::Result<()>) {
+        if let (Phase::Aborted, Some(socket)) = (self.phase, &self.socket) {
+            StreamOps::abandon(socket.inner());
+        }
         self.phase = Phase::Lost;
         self.socket = None;
         // All that this driver has is one.

@@ -9,32 +9,42 @@ pub(in crate::sys) const ADDRESS: usize = 8;
 /// A list of bytes that the host has allocated.
 ///
 /// # Safety
-/// It has, as that of a call that has returned; it is taken once.
+/// It is a `list<u8>` of a result that the host has given, which was not taken before.
 pub(in crate::sys) unsafe fn list(ptr: u32, len: u32) -> Vec<u8> {
     if len == 0 {
         return Vec::new();
     }
     let len = len as usize;
-    // SAFETY: the host allocates with `cabi_realloc`, which the bindings define by Rust's
-    // allocator, exactly as much as the list is long, with an alignment of 1.
+    // SAFETY: it is the host's result, for which it allocates with `cabi_realloc`. The bindings
+    // define that by Rust's allocator, and the canonical ABI asks it for exactly as many bytes as
+    // the list is long, with an alignment of 1; all of them are written. Nobody else owns them,
+    // since it was not taken before.
     unsafe { Vec::from_raw_parts(ptr as *mut u8, len, len) }
 }
 
-/// An `ip-socket-address`, which takes the first words.
+/// An `ip-socket-address`: which of the two it is, a byte, and from the fifth on its fields, each
+/// aligned to its size. What lies between them, and behind the shorter of the two, nobody has
+/// written, and is not read.
+///
+/// # Safety
+/// There are `ADDRESS` words, aligned as such, where the host has written an `ip-socket-address`.
 #[inline]
-pub(in crate::sys) fn address(words: &[u32]) -> SocketAddr {
-    let port = words[1] as u16;
-    if words[0] as u8 == 0 {
-        let [_, _, a, b] = words[1].to_le_bytes();
-        let [c, d, _, _] = words[2].to_le_bytes();
-        return SocketAddrV4::new(Ipv4Addr::new(a, b, c, d), port).into();
+pub(in crate::sys) unsafe fn address(words: *const u32) -> SocketAddr {
+    let bytes = words.cast::<u8>();
+    // SAFETY: all of these are fields of the address that is there: the tag and the port of both,
+    // then those of the one that the tag says. They are within the words, and aligned as the words
+    // are, each at a multiple of its size.
+    unsafe {
+        let port = bytes.add(4).cast::<u16>().read();
+        if bytes.read() == 0 {
+            let ip = bytes.add(6).cast::<[u8; 4]>().read();
+            return SocketAddrV4::new(Ipv4Addr::from(ip), port).into();
+        }
+        let flow_info = bytes.add(8).cast::<u32>().read();
+        let segments = bytes.add(12).cast::<[u16; 8]>().read();
+        let scope_id = bytes.add(28).cast::<u32>().read();
+        SocketAddrV6::new(Ipv6Addr::from(segments), port, flow_info, scope_id).into()
     }
-    let mut segments = [0; 8];
-    for (two, word) in segments.chunks_exact_mut(2).zip(&words[3..7]) {
-        two[0] = *word as u16;
-        two[1] = (word >> 16) as u16;
-    }
-    SocketAddrV6::new(Ipv6Addr::from(segments), port, words[2], words[7]).into()
 }
 
 /// An `option<ip-socket-address>`, which takes the first words.
@@ -95,7 +105,8 @@ mod tests {
             let addr: SocketAddr = text.parse().unwrap();
             let mut words = [0; 1 + ADDRESS];
             put_address(&mut words, Some(&addr));
-            assert_eq!(address(&words[1..]), addr);
+            // SAFETY: it was put there as the host does.
+            assert_eq!(unsafe { address(words[1..].as_ptr()) }, addr);
         }
     }
 }

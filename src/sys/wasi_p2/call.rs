@@ -3,6 +3,7 @@
 #![allow(unsafe_code)]
 
 use std::marker::PhantomData;
+use std::mem::MaybeUninit;
 use std::net::SocketAddr;
 
 use wasip2::sockets::network::ErrorCode;
@@ -21,12 +22,13 @@ unsafe extern "C" {
     fn udp_send(stream: u32, datagrams: *const Outbound<'_>, len: usize, result: *mut [u64; 2]);
 }
 
-/// An `incoming-datagram`: a list of bytes and an address.
+/// An `incoming-datagram`: a list of bytes and an address, of which the host writes no more than
+/// its fields, into memory that nobody has written before.
 #[repr(C)]
 struct Inbound {
     data: u32,
     len: u32,
-    from: [u32; ADDRESS],
+    from: [MaybeUninit<u32>; ADDRESS],
 }
 
 /// An `outgoing-datagram`: a list of bytes, and perhaps an address.
@@ -54,7 +56,9 @@ impl<'a> Outbound<'a> {
 /// `receive: func(max-results: u64) -> result<list<incoming-datagram>, error-code>`, of one.
 pub(super) fn receive(stream: &IncomingDatagramStream) -> Result<Option<Arrived>, ErrorCode> {
     let mut result = [0; 3];
-    // SAFETY: the result takes three words.
+    // SAFETY: the handle is a stream's, which is borrowed. The host writes the result, which takes
+    // no more than three words: a byte that says whether it failed; then the error's code, a byte,
+    // or where the list is and how long.
     unsafe { udp_receive(stream.handle(), 1, &mut result) };
     let [failed, value, len] = result;
     if failed as u8 != 0 {
@@ -64,16 +68,20 @@ pub(super) fn receive(stream: &IncomingDatagramStream) -> Result<Option<Arrived>
         return Ok(None);
     }
     let (first, len) = (value as *mut Inbound, len as usize);
-    // SAFETY: the host allocates with `cabi_realloc`, which the bindings define by Rust's
-    // allocator, exactly as much as the list is long, with the alignment of its elements.
+    // SAFETY: it has not failed, so that this is a list, and not an empty one. The host has
+    // allocated it with `cabi_realloc`, which the bindings define by Rust's allocator, exactly as
+    // long as so many elements, with their alignment; a test compares their size. An element may
+    // be partly unwritten, as its type says. Nobody else has it: the host gives it away.
     let inbound = unsafe { Vec::from_raw_parts(first, len, len) };
     // One was asked for.
     let Some(Inbound { data, len, from }) = inbound.into_iter().next() else {
         return Ok(None);
     };
-    // SAFETY: it was allocated in the same way, and is taken once.
+    // SAFETY: it is a list of the result that the host has just given, and is taken here.
     let data = unsafe { list(data, len) };
-    Ok(Some((data, address(&from))))
+    // SAFETY: it is the host's address, as many words, and aligned as such.
+    let from = unsafe { address(from.as_ptr().cast()) };
+    Ok(Some((data, from)))
 }
 
 /// `send: func(datagrams: list<outgoing-datagram>) -> result<u64, error-code>`: there are no more of
@@ -83,7 +91,10 @@ pub(super) fn send(
     datagrams: &[Outbound<'_>],
 ) -> Result<usize, ErrorCode> {
     let mut result = [0; 2];
-    // SAFETY: the result takes 16 bytes; the datagrams borrow the data that they point to.
+    // SAFETY: the handle is a stream's, which is borrowed. The host reads as many datagrams, which
+    // are borrowed and laid out as it wants them, and the data that they point to, which they
+    // borrow. It writes the result, which takes no more than 16 bytes: a byte that says whether it
+    // failed; then the error's code, a byte, or eight bytes.
     unsafe {
         udp_send(
             stream.handle(),

@@ -56,6 +56,7 @@ impl Leaving {
 }
 
 /// When a connection goes that has to wait.
+#[derive(Clone, Copy)]
 pub(super) enum Haste {
     /// As soon as all is sent, or it has taken too long.
     Patient,

@@ -51,6 +51,8 @@ struct Inner {
     size: usize,
     /// The direction to the peer is still open.
     writing: bool,
+    /// For when it is dropped.
+    haste: Haste,
     handles: Arc<Handles>,
 }
 
@@ -81,7 +83,7 @@ impl Drop for Inner {
             let _ = self.handles.socket.shutdown(ShutdownType::Send);
         }
         if self.handles.is_sending() {
-            leave(self.handles.clone(), Haste::Patient);
+            leave(self.handles.clone(), self.haste);
         }
     }
 }
@@ -183,6 +185,7 @@ impl Stream {
                 peeked: VecDeque::new(),
                 size: READ,
                 writing: true,
+                haste: Haste::Patient,
                 handles: Arc::new(Handles {
                     input,
                     output,
@@ -363,6 +366,10 @@ impl StreamOps for Stream {
     fn poll_write(&self, waiter: &mut Waiter<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
         self.write
             .poll_io(waiter, || self.writable(), || self.try_write(bufs))
+    }
+
+    fn abandon(&self) {
+        self.lock().haste = Haste::Hurried;
     }
 
     fn shutdown(&self, how: Shutdown) -> io::Result<()> {

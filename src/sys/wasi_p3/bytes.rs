@@ -259,6 +259,8 @@ pub(super) struct Outgoing<E: Send + 'static> {
     inner: Mutex<Out<E>>,
     /// The stream is to be dropped after the write that is under way.
     closing: Arc<AtomicBool>,
+    /// Nothing is to go on once it is dropped.
+    abandoned: AtomicBool,
     to_io: fn(E) -> io::Error,
 }
 
@@ -298,6 +300,7 @@ impl<E: Send + 'static> Outgoing<E> {
                 failure: None,
             }),
             closing,
+            abandoned: AtomicBool::new(false),
             to_io,
         }
     }
@@ -402,6 +405,11 @@ impl<E: Send + 'static> Outgoing<E> {
         }
     }
 
+    /// Once it is dropped, the end comes at once.
+    pub(super) fn abandon(&self) {
+        self.abandoned.store(true, Ordering::Relaxed);
+    }
+
     /// The end comes after what was written.
     pub(super) fn close(&self) {
         let mut inner = lock(&self.inner);
@@ -426,7 +434,8 @@ impl<E: Send + 'static> Outgoing<E> {
 impl<E: Send + 'static> Drop for Outgoing<E> {
     fn drop(&mut self) {
         self.close();
-        if let Some(write) = self.write.take().filter(InFlight::is_under_way) {
+        let write = self.write.take().filter(InFlight::is_under_way);
+        if let (Some(write), false) = (write, self.abandoned.load(Ordering::Relaxed)) {
             leave(write);
         }
     }

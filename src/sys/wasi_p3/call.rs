@@ -23,22 +23,22 @@ pub(super) type Words = [u32; WORDS];
 ///
 /// # Safety
 /// `call` gives what the host gave, and the host writes nowhere but to the words, or to memory that
-/// it allocates; what it reads stays as it is until the next call or the function's end. `result`
-/// is called once after each call that has returned.
+/// it allocates; what it reads stays as it is until the next call or the function's end.
 pub(super) unsafe trait Function: Send {
     type Arguments;
     type Output;
 
-    /// Calls it; the words stay where they are until it has returned.
+    /// Calls it.
     ///
     /// # Safety
-    /// No call is under way.
+    /// No call is under way. There are `WORDS` words, all of them written once, which stay where
+    /// they are, and which nobody else touches, until it has returned or was cancelled.
     unsafe fn call(&mut self, arguments: Self::Arguments, words: *mut u32) -> u32;
 
     /// What it has returned.
     ///
     /// # Safety
-    /// It has returned, and what is in the words was not taken before.
+    /// The last call has returned, with these words, and this was not called since.
     unsafe fn result(&mut self, words: &Words) -> Self::Output;
 }
 
@@ -80,7 +80,8 @@ impl Told {
 }
 
 unsafe extern "C" fn tell(told: *mut c_void, state: u32) {
-    // SAFETY: it is what `register` was given, whose owner keeps it until it is unregistered.
+    // SAFETY: it is what `Call::wait` has registered, the only one who does: a `Told`, which the
+    // call holds until after it has dropped the registration.
     let told = unsafe { &*told.cast::<Told>() };
     told.state.store(state, Ordering::Relaxed);
     let waker = told.lock().take();
@@ -103,10 +104,15 @@ impl<F: Function> Call<F> {
         }
     }
 
-    fn result(&mut self) -> F::Output {
-        // SAFETY: the host has written them and will not again; nobody else has them.
+    /// What the call has returned.
+    ///
+    /// # Safety
+    /// It has, and this was not called since.
+    unsafe fn result(&mut self) -> F::Output {
+        // SAFETY: the call has returned, so that the host is done with them; nobody else has them.
         let words = unsafe { &*self.words.get() };
-        // SAFETY: as both callers have seen.
+        // SAFETY: it has returned, with these, and they are taken for the first time: the same is
+        // asked of who calls this.
         unsafe { self.function.result(words) }
     }
 
@@ -129,7 +135,8 @@ impl<F: Function> Call<F> {
         }
         self.registration = None;
         let told = Arc::as_ptr(&self.told).cast_mut().cast();
-        // SAFETY: the registration is dropped before what is told, by `Drop` at the latest.
+        // SAFETY: `tell` takes a `Told`, which `self.told` keeps; that is never replaced, and by the
+        // order of the fields it is dropped after the registration.
         self.registration = unsafe { Registration::new(subtask.get(), tell, told) };
     }
 
@@ -155,7 +162,8 @@ impl<F: Function> Call<F> {
         }
         self.over();
         if state == RETURNED {
-            drop(self.result());
+            // SAFETY: that is its state, for the first time: it was a subtask until now.
+            drop(unsafe { self.result() });
         }
     }
 }
@@ -163,14 +171,17 @@ impl<F: Function> Call<F> {
 impl<F: Function> Operation<F::Arguments, F::Output> for Call<F> {
     fn start(&mut self, arguments: F::Arguments, cx: &mut Context<'_>) -> Poll<F::Output> {
         self.cancel();
-        // SAFETY: none is under way, and the words are in a box of their own.
+        // SAFETY: none is under way any longer. The words are in a box of their own, written when
+        // that was made, and are looked at only after the call has returned; the box lives until
+        // `Drop` has cancelled the call.
         let packed = unsafe { self.function.call(arguments, self.words.get().cast()) };
         self.subtask = NonZeroU32::new(packed >> 4);
         if packed & 0xf == RETURNED {
             if self.subtask.is_some() {
                 self.over();
             }
-            return Poll::Ready(self.result());
+            // SAFETY: that is the state that the host has just given.
+            return Poll::Ready(unsafe { self.result() });
         }
         self.wait(cx);
         Poll::Pending
@@ -183,7 +194,9 @@ impl<F: Function> Operation<F::Arguments, F::Output> for Call<F> {
                     registration.was_told();
                 }
                 self.over();
-                return Poll::Ready(self.result());
+                // SAFETY: that is the state that the task has told; it was taken, and nothing is
+                // told of a subtask that is over.
+                return Poll::Ready(unsafe { self.result() });
             }
             STARTING | STARTED => {
                 if let Some(registration) = &mut self.registration {

@@ -131,6 +131,10 @@ impl StreamOps for Stream {
         self.outgoing.poll_write(waiter, bufs)
     }
 
+    fn abandon(&self) {
+        self.outgoing.abandon();
+    }
+
     fn shutdown(&self, how: Shutdown) -> io::Result<()> {
         if how != Shutdown::Write {
             self.incoming.close();

@@ -163,7 +163,8 @@ pub(super) fn enter() -> Entered {
 
 fn set(task: *mut Task) -> *mut Task {
     // SAFETY: it is ours, which lives for ever and is only read; or none; or one that was there
-    // before, while what put it there has not returned.
+    // before. That is valid, since what put it there has not returned: whoever takes it away here
+    // puts it back before he returns, `Entered` too, which is never more than a local variable.
     unsafe { wasip3_task_set(task) }
 }
 
@@ -236,7 +237,7 @@ pub(super) struct Registration {
     is_told: bool,
 }
 
-// SAFETY: tasks are only used on the component's one thread.
+// SAFETY: there is no other thread that it could be sent to: the target has none.
 unsafe impl Send for Registration {}
 
 impl Registration {
@@ -244,7 +245,7 @@ impl Registration {
     /// there is no task.
     ///
     /// # Safety
-    /// `ptr` is good for `callback` until this is dropped.
+    /// `callback` may be called with `ptr` until what this gives is dropped.
     pub(super) unsafe fn new(
         waitable: u32,
         callback: Callback,
@@ -291,7 +292,16 @@ impl Registration {
 
 impl Drop for Registration {
     fn drop(&mut self) {
-        // SAFETY: the task's own functions, for what it gave.
+        if self.drop.is_none() && self.number != current() {
+            // A task of the first version may be gone. As long as it is not, nothing is told of
+            // what is in none of its sets.
+            if !self.is_told {
+                waitable_join(self.waitable, 0);
+            }
+            return;
+        }
+        // SAFETY: these are the task's own functions, and it is still there: either it is the task
+        // of now, or `ptr` is a clone of it, which keeps it until it is dropped here, once.
         unsafe {
             if !self.is_told {
                 (self.unregister)(self.ptr, self.waitable);
@@ -325,8 +335,9 @@ pub(super) fn turn(wait: bool) -> bool {
         waitable_join(waitable, 0);
     }
     if let Some(entry) = TABLE.with_borrow_mut(|table| table.remove(waitable)) {
-        // SAFETY: whoever registered the pointer unregisters it before it becomes invalid. Nothing
-        // of ours is borrowed.
+        // SAFETY: whoever registered the pointer unregisters it before it becomes invalid, as the
+        // specification of the task asks, and it was registered until now. Nothing of ours is
+        // borrowed, so that it may register again.
         unsafe { (entry.callback)(entry.ptr, state) };
     }
     true

@@ -40,24 +40,30 @@ struct Receiver {
     socket: Arc<UdpSocket>,
 }
 
-// SAFETY: the results take 11 words.
+// SAFETY: `call` gives what the host gave. The host writes the results only, which take 11 words,
+// and the list, which it allocates; it reads nothing.
 unsafe impl Function for Receiver {
     type Arguments = ();
     type Output = Received;
 
     unsafe fn call(&mut self, (): (), words: *mut u32) -> u32 {
-        // SAFETY: as the caller says.
+        // SAFETY: the handle is a socket's that is owned here. Of the `WORDS` words, which are the
+        // host's until it has returned, it writes 11.
         unsafe { udp_receive(self.socket.handle(), words) }
     }
 
     unsafe fn result(&mut self, words: &Words) -> Received {
         if words[0] as u8 != 0 {
-            // SAFETY: as the caller says.
+            // SAFETY: it has returned, with an error, that begins in the second word. It is taken
+            // once, as these results are.
             return Err(unsafe { error_code(words, 1) });
         }
-        // SAFETY: as the caller says.
+        // SAFETY: it has returned, with a list and an address. It is taken once, as these results
+        // are.
         let data = unsafe { list(words[1], words[2]) };
-        Ok((data, address(&words[3..][..ADDRESS])))
+        // SAFETY: the address follows, in words of which all have been written once.
+        let from = unsafe { address(words[3..][..ADDRESS].as_ptr()) };
+        Ok((data, from))
     }
 }
 
@@ -72,27 +78,32 @@ struct Sender {
 /// Where the results of `send` are, behind the arguments.
 const RESULTS: usize = 12;
 
-// SAFETY: the arguments take 12 words, the results 5. The data is kept as it is.
+// SAFETY: `call` gives what the host gave. The host reads the arguments, which take 12 words, and
+// the data, which is kept as it is until the next call or the end; it writes the results, which
+// take 5 words behind the arguments, and a text, which it allocates.
 unsafe impl Function for Sender {
     type Arguments = Outbound;
     type Output = Sent;
 
     unsafe fn call(&mut self, (data, to): Outbound, words: *mut u32) -> u32 {
         self.data = data;
-        // SAFETY: the words are ours as long as no call is under way.
+        // SAFETY: there are `WORDS` of them, written once at least, and ours since no call is under
+        // way.
         let arguments = unsafe { &mut *words.cast::<Words>() };
         arguments[0] = self.socket.handle();
         arguments[1] = self.data.as_ptr() as u32;
         arguments[2] = self.data.len() as u32;
         put_address(&mut arguments[3..], to.as_ref());
-        // SAFETY: there are as many words.
+        // SAFETY: the arguments are as the host wants them, with the handle of a socket that is
+        // owned here and data that is, too. The results end with the last of the words.
         unsafe { udp_send(words, words.add(RESULTS)) }
     }
 
     unsafe fn result(&mut self, words: &Words) -> Sent {
         let result = match words[RESULTS] as u8 {
             0 => Ok(()),
-            // SAFETY: as the caller says.
+            // SAFETY: it has returned, with an error, that begins in the second word of the results.
+            // It is taken once, as these results are.
             _ => Err(unsafe { error_code(words, RESULTS + 1) }),
         };
         (result, std::mem::take(&mut self.data))
@@ -102,7 +113,7 @@ unsafe impl Function for Sender {
 /// `error-code` from a word on.
 ///
 /// # Safety
-/// As for `list`.
+/// The host has put it there, and it was not taken before.
 #[cold]
 unsafe fn error_code(words: &[u32; WORDS], at: usize) -> ErrorCode {
     match words[at] as u8 {
@@ -122,7 +133,8 @@ unsafe fn error_code(words: &[u32; WORDS], at: usize) -> ErrorCode {
         13 => ErrorCode::DatagramTooLarge,
         _ if words[at + 1] as u8 == 0 => ErrorCode::Other(None),
         _ => {
-            // SAFETY: as the caller says; a string is a list of bytes.
+            // SAFETY: it is the last case, with a text, and a text is a list of bytes. The host has
+            // given it, and it was not taken before, as the caller has made sure.
             let text = unsafe { list(words[at + 2], words[at + 3]) };
             ErrorCode::Other(Some(String::from_utf8_lossy(&text).into_owned()))
         }
