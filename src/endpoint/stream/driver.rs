@@ -19,6 +19,7 @@ use crate::endpoint::stream::source::Source;
 use crate::endpoint::stream::tls::Security;
 use crate::endpoint::stream::transport::Transport;
 use crate::error::copy;
+use crate::sys::StreamOps;
 use crate::wake::Waiter;
 
 /// Reads in one go before other tasks have their turn.
@@ -332,7 +333,7 @@ impl<P: StreamProtocol<K>, K> ConnectionDriver<P, K> {
 
     fn end(&mut self, outcome: io::Result<()>) {
         if let (Phase::Aborted, Some(socket)) = (self.phase, &self.socket) {
-            StreamOps::abandon(socket.inner());
+            socket.inner().abandon();
         }
         self.phase = Phase::Lost;
         self.socket = None;

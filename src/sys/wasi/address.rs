@@ -16,6 +16,19 @@ pub(in crate::sys) fn any(family: Family) -> SocketAddr {
     }
 }
 
+/// Datagrams of others than the peer that one try to receive goes over.
+pub(in crate::sys) const UNWANTED: usize = 64;
+
+/// Whether a datagram from there is the peer's. An address that was given need not say all that
+/// one that comes back does.
+pub(in crate::sys) fn is_peer(peer: &SocketAddr, from: &SocketAddr) -> bool {
+    peer.port() == from.port() && peer.ip() == from.ip()
+}
+
+pub(in crate::sys) fn bound_already() -> io::Error {
+    invalid("the socket is bound already")
+}
+
 /// An IP address of a family, for binding.
 pub(in crate::sys) fn local(addr: &Address, family: Family) -> io::Result<SocketAddr> {
     match addr {

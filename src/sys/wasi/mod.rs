@@ -5,6 +5,7 @@ pub(super) mod address;
 pub(super) mod arrived;
 pub(crate) mod clock;
 pub(super) mod convert;
+pub(super) mod earlier;
 pub(super) mod lookup;
 pub(super) mod options;
 pub(super) mod socket;

@@ -9,6 +9,7 @@ use std::task::{Poll, Waker};
 use wasip2::io::poll::Pollable;
 use wasip2::sockets::instance_network::instance_network;
 use wasip2::sockets::network::ErrorCode;
+use wasip2::sockets::udp::OutgoingDatagramStream;
 use wasip2::sockets::udp_create_socket::create_udp_socket;
 
 use super::call::{self, Outbound};
@@ -22,7 +23,7 @@ use crate::address::Address;
 use crate::batch::{Meta, RecvBatch, SendBatch, Slot};
 use crate::error::{context, unsupported};
 use crate::sys::caps::{Caps, DatagramConfig, Family, Interface, Membership, SocketOption};
-use crate::sys::wasi::address::{any, destination, local, remote, remote_ref};
+use crate::sys::wasi::address::{any, bound_already, destination, local, remote, remote_ref};
 use crate::sys::wasi::arrived::Room;
 use crate::sys::wasi::options::check_datagram;
 use crate::sys::wasi::socket::Socket;
@@ -108,6 +109,7 @@ impl Datagram {
             }
         }
         into.set_filled(filled);
+        self.read.tried();
         Ok(filled)
     }
 
@@ -166,9 +168,15 @@ impl DatagramOps for Datagram {
 
     async fn bind(&self, to: &Address) -> io::Result<()> {
         let addr = local(to, self.family)?;
-        self.bind_socket(addr)
-            .await
-            .map_err(|error| context(error, format_args!("bind {to}")))
+        let result = match self.lock().is_bound() {
+            true => Err(bound_already()),
+            false => Ok(()),
+        };
+        let result = match result {
+            Ok(()) => self.bind_socket(addr).await,
+            refused => refused,
+        };
+        result.map_err(|error| context(error, format_args!("bind {to}")))
     }
 
     fn connect(&self, to: &Address) -> io::Result<()> {
@@ -211,9 +219,7 @@ impl DatagramOps for Datagram {
     fn try_recv(&self, buf: &mut [u8], peek: bool) -> io::Result<(usize, Meta)> {
         let mut inner = self.lock();
         let result = inner.receive();
-        if matches!(&result, Err(error) if error.kind() == io::ErrorKind::WouldBlock) {
-            self.read.clear();
-        }
+        self.read.note(&result);
         let datagram = result?;
         let mut slot = Slot::EMPTY;
         let room = Room {
@@ -266,10 +272,10 @@ impl DatagramOps for Datagram {
 
     fn try_send(&self, data: &[u8], to: Option<&Address>) -> io::Result<()> {
         let to = to.map(|to| remote_ref(to, self.family)).transpose()?;
-        match self.lock().send(data, to, self.family)? {
-            true => Ok(()),
-            false => self.would_block(),
-        }
+        let one = [Outbound::new(data, to)];
+        let attempt = |outgoing: &OutgoingDatagramStream, _| call::send(outgoing, &one).map_err(error);
+        let result = self.lock().send(self.family, attempt);
+        self.sent(result).map(drop)
     }
 
     fn poll_send(
@@ -283,17 +289,12 @@ impl DatagramOps for Datagram {
     }
 
     fn try_send_batch(&self, from: &mut SendBatch) -> io::Result<usize> {
-        let mut inner = self.lock();
-        let outgoing = &inner.streams(self.family)?.outgoing;
-        let permits = outgoing.check_send().map_err(error)?;
-        if permits == 0 {
-            return self.would_block();
-        }
-        let datagrams = list(from, BATCH.min(permits as usize), self.family)?;
-        let sent = call::send(outgoing, &datagrams).map_err(error)?;
-        if sent == 0 {
-            return self.would_block();
-        }
+        let attempt = |outgoing: &OutgoingDatagramStream, permits| {
+            let datagrams = list(from, BATCH.min(permits), self.family)?;
+            call::send(outgoing, &datagrams).map_err(error)
+        };
+        let result = self.lock().send(self.family, attempt);
+        let sent = self.sent(result)?;
         from.advance(sent);
         Ok(sent)
     }
@@ -307,6 +308,16 @@ impl DatagramOps for Datagram {
             .poll_io(waiter, || self.writable(), || self.try_send_batch(from))
     }
 
+    fn take_earlier(&self) -> Option<io::Error> {
+        self.lock().take_failure()
+    }
+
+    fn tell_earlier(&self) {
+        if self.lock().has_failed() {
+            self.read.wake();
+        }
+    }
+
     fn poll_readable(&self, waiter: &mut Waiter<'_>) -> Poll<io::Result<()>> {
         if self.lock().has_received() {
             return Poll::Ready(Ok(()));
@@ -315,6 +326,10 @@ impl DatagramOps for Datagram {
     }
 
     fn poll_writable(&self, waiter: &mut Waiter<'_>) -> Poll<io::Result<()>> {
+        // A send binds it.
+        if !self.lock().is_bound() {
+            return Poll::Ready(Ok(()));
+        }
         self.write.poll_turn(waiter, || self.writable())
     }
 
@@ -352,15 +367,23 @@ impl DatagramOps for Datagram {
     }
 
     fn take_error(&self) -> io::Result<Option<io::Error>> {
-        // The next operation gives it.
-        Ok(None)
+        Ok(self.take_earlier())
     }
 }
 
 impl Datagram {
-    fn would_block<T>(&self) -> io::Result<T> {
-        self.write.clear();
-        Err(io::ErrorKind::WouldBlock.into())
+    /// The result of a send, where none has to wait.
+    fn sent(&self, result: io::Result<usize>) -> io::Result<usize> {
+        match result {
+            Ok(0) => {
+                self.write.clear();
+                Err(io::ErrorKind::WouldBlock.into())
+            }
+            result => {
+                self.write.tried();
+                result
+            }
+        }
     }
 }
 

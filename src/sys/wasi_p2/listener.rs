@@ -97,6 +97,7 @@ impl ListenerOps for Listener {
                     let stream = Stream::new(socket, input, output, self.family);
                     // One that is gone already has no peer any longer.
                     if let Ok(peer) = peer {
+                        self.read.tried();
                         return Ok((stream, from_wasi(peer).into()));
                     }
                 }

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::io;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{ready, Poll, Waker};
 
@@ -20,10 +20,17 @@ pub(super) struct Interest(Arc<Slot>);
 
 /// Shared with the reactor while somebody waits.
 pub(super) struct Slot {
-    /// Found to be ready, or never tried, and not yet found to be over.
-    ready: AtomicBool,
+    /// One of the three below.
+    event: AtomicU8,
     state: Mutex<State>,
 }
+
+/// It is over, as a try has found: the pollable tells when it comes again.
+const OVER: u8 = 0;
+/// Something was done since it was there, or nothing yet: a try may succeed.
+const UNCERTAIN: u8 = 1;
+/// It has come, as the pollable has said, and nothing was done since.
+const COME: u8 = 2;
 
 #[derive(Default)]
 struct State {
@@ -65,8 +72,18 @@ impl Slot {
     /// Its event has come. It stays on the reactor's list until the next turn, for whoever waits
     /// for the next one.
     pub(super) fn fire(&self, wakers: &mut Vec<Waker>) {
-        self.ready.store(true, Ordering::Relaxed);
+        self.event.store(COME, Ordering::Relaxed);
         self.lock().waiters.take(wakers);
+    }
+
+    /// Whether the event is there.
+    fn ask(&self, subscribe: impl Fn() -> io::Result<Pollable>) -> io::Result<bool> {
+        let mut state = self.lock();
+        let pollable = match &state.pollable {
+            Some(pollable) => pollable,
+            None => state.pollable.insert(Arc::new(subscribe()?)),
+        };
+        Ok(pollable.ready())
     }
 
     /// The reactor has ended, and its list with it.
@@ -78,7 +95,7 @@ impl Slot {
 impl Interest {
     pub(super) fn new() -> Interest {
         Interest(Arc::new(Slot {
-            ready: AtomicBool::new(true),
+            event: AtomicU8::new(UNCERTAIN),
             state: Mutex::default(),
         }))
     }
@@ -107,17 +124,28 @@ impl Interest {
             }
             match operation() {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.clear(),
-                result => return Poll::Ready(result),
+                result => {
+                    self.tried();
+                    return Poll::Ready(result);
+                }
             }
         }
     }
 
-    /// As `poll_ready`, for those who do what follows by themselves, which counts.
+    /// For those who do what follows by themselves, which counts. They are told for certain, for
+    /// which the host may have to be asked.
     pub(super) fn poll_turn(
         &self,
         waiter: &mut Waiter<'_>,
-        subscribe: impl FnOnce() -> io::Result<Pollable>,
+        subscribe: impl Fn() -> io::Result<Pollable>,
     ) -> Poll<io::Result<()>> {
+        if self.0.event.load(Ordering::Relaxed) == UNCERTAIN {
+            let event = match self.0.ask(&subscribe)? {
+                true => COME,
+                false => OVER,
+            };
+            self.0.event.store(event, Ordering::Relaxed);
+        }
         ready!(self.poll_ready(waiter, subscribe))?;
         if budget::spend() {
             waiter.waker().wake_by_ref();
@@ -132,7 +160,7 @@ impl Interest {
         waiter: &mut Waiter<'_>,
         subscribe: impl FnOnce() -> io::Result<Pollable>,
     ) -> Poll<io::Result<()>> {
-        if self.0.ready.load(Ordering::Relaxed) {
+        if self.0.event.load(Ordering::Relaxed) != OVER {
             return Poll::Ready(Ok(()));
         }
         let waker = waiter.waker().clone();
@@ -152,7 +180,34 @@ impl Interest {
 
     /// It is over: the next who wants it waits.
     pub(super) fn clear(&self) {
-        self.0.ready.store(false, Ordering::Relaxed);
+        self.0.event.store(OVER, Ordering::Relaxed);
+    }
+
+    /// Whether it is known if it is there.
+    pub(super) fn is_certain(&self) -> bool {
+        self.0.event.load(Ordering::Relaxed) != UNCERTAIN
+    }
+
+    /// Something was done, and succeeded or failed: it may be over.
+    pub(super) fn tried(&self) {
+        if self.0.event.load(Ordering::Relaxed) == COME {
+            self.0.event.store(UNCERTAIN, Ordering::Relaxed);
+        }
+    }
+
+    /// Takes note of what a try came to.
+    pub(super) fn note<T>(&self, result: &io::Result<T>) {
+        match result {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.clear(),
+            _ => self.tried(),
+        }
+    }
+
+    /// Wakes those who wait: there is something else for them.
+    pub(super) fn wake(&self) {
+        let mut wakers = Vec::new();
+        self.0.lock().waiters.take(&mut wakers);
+        wakers.into_iter().for_each(Waker::wake);
     }
 
     /// Drops the pollable, since its stream goes; another is made when somebody waits again. Those
@@ -162,7 +217,7 @@ impl Interest {
         let mut wakers = Vec::new();
         let mut state = self.0.lock();
         state.pollable = None;
-        self.0.ready.store(true, Ordering::Relaxed);
+        self.0.event.store(UNCERTAIN, Ordering::Relaxed);
         state.waiters.take(&mut wakers);
         wakers
     }

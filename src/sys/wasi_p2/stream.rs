@@ -47,6 +47,8 @@ pub(crate) struct Stream {
 struct Inner {
     /// Looked at and not yet read.
     peeked: VecDeque<u8>,
+    /// What a look has come to that the next read is told.
+    failure: Option<io::Error>,
     /// Bytes that the next read asks for.
     size: usize,
     /// The direction to the peer is still open.
@@ -89,8 +91,29 @@ impl Drop for Inner {
 }
 
 impl Inner {
+    /// Finds out whether there is something to read, the end and failures included, which is kept
+    /// for who reads. The host does not tell before it was asked for it.
+    fn look(&mut self) -> io::Result<()> {
+        if self.has_looked() {
+            return Ok(());
+        }
+        match self.read(MOST) {
+            Ok(data) => self.peeked = data.into(),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Err(error),
+            Err(error) => self.failure = Some(error),
+        }
+        Ok(())
+    }
+
+    fn has_looked(&self) -> bool {
+        !self.peeked.is_empty() || self.failure.is_some()
+    }
+
     /// Up to `max` bytes, of which there are some; none are the end.
     fn read(&mut self, max: usize) -> io::Result<Vec<u8>> {
+        if let Some(failure) = self.failure.take() {
+            return Err(failure);
+        }
         let asked = max.min(self.size);
         match self.handles.input.read(asked as u64) {
             Ok(data) if data.is_empty() && asked > 0 => Err(io::ErrorKind::WouldBlock.into()),
@@ -183,6 +206,7 @@ impl Stream {
             write: Interest::new(),
             inner: Mutex::new(Inner {
                 peeked: VecDeque::new(),
+                failure: None,
                 size: READ,
                 writing: true,
                 haste: Haste::Patient,
@@ -274,21 +298,18 @@ impl StreamOps for Stream {
     fn try_read(&self, bufs: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
         let room: usize = bufs.iter().map(|buf| buf.len()).sum();
         let mut inner = self.lock();
-        let data = match inner.peeked.is_empty() {
-            true => inner.read(room),
-            false => {
-                let len = room.min(inner.peeked.len());
-                Ok(inner.peeked.drain(..len).collect())
-            }
-        };
-        match data {
-            Ok(data) => {
-                scatter(&data, bufs);
-                Ok(data.len())
-            }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.would_block(&self.read),
-            Err(error) => Err(error),
+        if !inner.peeked.is_empty() {
+            let len = room.min(inner.peeked.len());
+            scatter(&inner.peeked.make_contiguous()[..len], bufs);
+            inner.peeked.drain(..len);
+            return Ok(len);
         }
+        let data = inner.read(room);
+        drop(inner);
+        self.read.note(&data);
+        let data = data?;
+        scatter(&data, bufs);
+        Ok(data.len())
     }
 
     fn poll_read(
@@ -296,7 +317,7 @@ impl StreamOps for Stream {
         waiter: &mut Waiter<'_>,
         bufs: &mut [IoSliceMut<'_>],
     ) -> Poll<io::Result<usize>> {
-        if !self.lock().peeked.is_empty() {
+        if self.lock().has_looked() {
             return Poll::Ready(self.try_read(bufs));
         }
         self.read
@@ -357,8 +378,9 @@ impl StreamOps for Stream {
             }
         };
         inner.handles.output.write(data).map_err(broken)?;
-        if data.len() < offered {
-            self.write.clear();
+        match data.len() < offered {
+            true => self.write.clear(),
+            false => self.write.tried(),
         }
         Ok(data.len())
     }
@@ -386,10 +408,14 @@ impl StreamOps for Stream {
     }
 
     fn poll_readable(&self, waiter: &mut Waiter<'_>) -> Poll<io::Result<()>> {
-        if !self.lock().peeked.is_empty() {
+        if self.lock().has_looked() {
             return Poll::Ready(Ok(()));
         }
-        self.read.poll_turn(waiter, || self.readable())
+        if self.read.is_certain() {
+            return self.read.poll_turn(waiter, || self.readable());
+        }
+        let look = || self.lock().look();
+        self.read.poll_io(waiter, || self.readable(), look)
     }
 
     fn poll_writable(&self, waiter: &mut Waiter<'_>) -> Poll<io::Result<()>> {

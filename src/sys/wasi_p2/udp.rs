@@ -8,11 +8,12 @@ use wasip2::sockets::instance_network::instance_network;
 use wasip2::sockets::network::ErrorCode;
 use wasip2::sockets::udp::{IncomingDatagramStream, OutgoingDatagramStream, UdpSocket};
 
-use super::call::{self, Outbound};
+use super::call;
 use super::convert::{error, to_wasi};
 use crate::sys::caps::Family;
-use crate::sys::wasi::address::any;
+use crate::sys::wasi::address::{any, is_peer, UNWANTED};
 use crate::sys::wasi::arrived::Arrived;
+use crate::sys::wasi::earlier::Tries;
 
 /// Datagrams looked at when a socket that is in use is connected.
 const KEPT: usize = 1024;
@@ -89,7 +90,7 @@ impl Udp {
             let _ = self.open_streams(before);
             return Err(error);
         }
-        self.inbox.retain(|(_, from)| *from == peer);
+        self.inbox.retain(|(_, from)| is_peer(&peer, from));
         Ok(())
     }
 
@@ -97,19 +98,39 @@ impl Udp {
         self.peer
     }
 
-    /// Sends one datagram; false if the host takes none now.
+    /// Has `attempt` send some of at least one datagram, no more than it is told, and tells how many
+    /// that were; 0 if the host takes none now.
     pub(super) fn send(
         &mut self,
-        data: &[u8],
-        to: Option<&SocketAddr>,
         family: Family,
-    ) -> io::Result<bool> {
-        let outgoing = &self.streams(family)?.outgoing;
-        if outgoing.check_send().map_err(error)? == 0 {
-            return Ok(false);
+        attempt: impl Fn(&OutgoingDatagramStream, usize) -> io::Result<usize>,
+    ) -> io::Result<usize> {
+        let mut tries = Tries::new(self.peer.is_some());
+        loop {
+            let outgoing = &self.streams(family)?.outgoing;
+            let result = match outgoing.check_send() {
+                Ok(0) => Ok(0),
+                Ok(permits) => attempt(outgoing, permits as usize),
+                Err(code) => Err(error(code)),
+            };
+            if let Some(result) = tries.judge(result, &mut self.failure) {
+                return result;
+            }
         }
-        let sent = call::send(outgoing, &[Outbound::new(data, to)]).map_err(error)?;
-        Ok(sent > 0)
+    }
+
+    /// The streams are there, so that it is bound.
+    pub(super) fn is_bound(&self) -> bool {
+        self.streams.is_some()
+    }
+
+    /// An error that is not of what was asked for.
+    pub(super) fn take_failure(&mut self) -> Option<io::Error> {
+        self.failure.take()
+    }
+
+    pub(super) fn has_failed(&self) -> bool {
+        self.failure.is_some()
     }
 
     /// There is something for the next receive, without the host.
@@ -125,8 +146,15 @@ impl Udp {
         if let Some(failure) = self.failure.take() {
             return Err(failure);
         }
-        self.receive_now()?
-            .ok_or_else(|| io::ErrorKind::WouldBlock.into())
+        for _ in 0..UNWANTED {
+            match self.receive_now()? {
+                Some((_, from)) if self.peer.is_some_and(|peer| !is_peer(&peer, &from)) => {}
+                Some(datagram) => return Ok(datagram),
+                None => break,
+            }
+        }
+        // If there is more, the host says so at once.
+        Err(io::ErrorKind::WouldBlock.into())
     }
 
     /// What the host has.
@@ -143,7 +171,11 @@ impl Udp {
         while self.inbox.len() < KEPT {
             match self.receive_now() {
                 Ok(Some(datagram)) => self.inbox.push_back(datagram),
-                _ => break,
+                Ok(None) => break,
+                Err(error) => {
+                    self.failure = Some(error);
+                    break;
+                }
             }
         }
     }

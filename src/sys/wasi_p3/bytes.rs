@@ -230,7 +230,8 @@ async fn read<E: 'static>((mut source, buf): (Source<E>, Vec<u8>)) -> Read<E> {
     }
 }
 
-/// Does `operation` as soon as it does not say `WouldBlock`.
+/// Does `operation` as soon as it does not say `WouldBlock`. At `Interrupted` others have their turn
+/// first.
 pub(super) fn poll_io<A, V: Send, T>(
     in_flight: &InFlight<A, V>,
     waiter: &mut Waiter<'_>,
@@ -245,7 +246,25 @@ pub(super) fn poll_io<A, V: Send, T>(
             Ok(()) => Poll::Pending,
             Err(error) => Poll::Ready(Err(error)),
         },
+        Err(error) if is_later(&error) => {
+            waiter.waker().wake_by_ref();
+            Poll::Pending
+        }
         result => Poll::Ready(result),
+    }
+}
+
+/// Whether an operation is to be done again, and has not failed.
+pub(super) fn is_later(error: &io::Error) -> bool {
+    use io::ErrorKind as Kind;
+    matches!(error.kind(), Kind::WouldBlock | Kind::Interrupted)
+}
+
+/// The error of an operation for those who do not wait.
+pub(super) fn tried(error: io::Error) -> io::Error {
+    match is_later(&error) {
+        true => io::ErrorKind::WouldBlock.into(),
+        false => error,
     }
 }
 

@@ -9,7 +9,7 @@ use std::task::Poll;
 
 use wasip3::sockets::types::{ErrorCode, UdpSocket};
 
-use super::bytes::poll_io;
+use super::bytes::{is_later, poll_io, tried};
 use super::convert::{creation_error, error, family_to_wasi, from_wasi, to_wasi};
 use super::inflight::InFlight;
 use super::leaving::leave;
@@ -19,7 +19,9 @@ use crate::address::Address;
 use crate::batch::{Meta, RecvBatch, SendBatch, Slot};
 use crate::error::{context, unsupported};
 use crate::sys::caps::{Caps, DatagramConfig, Family, Interface, Membership, SocketOption};
-use crate::sys::wasi::address::{any, destination, local, remote, remote_ref};
+use crate::sys::wasi::address::{
+    any, bound_already, destination, is_peer, local, remote, remote_ref, UNWANTED,
+};
 use crate::sys::wasi::arrived::{Arrived, Room};
 use crate::sys::wasi::options::check_datagram;
 use crate::sys::wasi::socket::Socket;
@@ -48,7 +50,7 @@ struct Inner {
     spare: Vec<u8>,
     peer: Option<SocketAddr>,
     is_bound: bool,
-    /// Of a receive, for the next one.
+    /// For the next receive: its own, or of a datagram that was sent.
     failure: Option<io::Error>,
 }
 
@@ -75,27 +77,34 @@ impl Datagram {
     /// Merging is the system's affair, which it does not have here.
     pub(crate) fn allow_merging(&self) {}
 
-    /// Takes a datagram, or leaves a receive under way and says `WouldBlock`.
-    fn take(&self, room: Room<'_>, peek: bool) -> io::Result<()> {
-        let mut inner = self.lock();
+    /// The next datagram; or leaves a receive under way and says `WouldBlock`. `Interrupted` if
+    /// others should have their turn first.
+    fn next(&self, inner: &mut Inner) -> io::Result<Arrived> {
         if let Some(datagram) = inner.inbox.pop_front() {
-            room.fill(&datagram);
-            inner.done_with(datagram, peek);
-            return Ok(());
+            return Ok(datagram);
         }
+        self.settle_send(inner);
         if let Some(error) = inner.failure.take() {
             return Err(error);
         }
-        self.have_bound(&mut inner)?;
-        match self.receive.take_or_start(()) {
-            None => Err(io::ErrorKind::WouldBlock.into()),
-            Some(Err(code)) => Err(error(code)),
-            Some(Ok(datagram)) => {
-                room.fill(&datagram);
-                inner.done_with(datagram, peek);
-                Ok(())
+        self.have_bound(inner)?;
+        for _ in 0..UNWANTED {
+            match self.receive.take_or_start(()) {
+                None => return Err(io::ErrorKind::WouldBlock.into()),
+                Some(Err(code)) => return Err(error(code)),
+                Some(Ok(datagram)) if inner.is_wanted(&datagram) => return Ok(datagram),
+                Some(Ok(_)) => {}
             }
         }
+        Err(io::ErrorKind::Interrupted.into())
+    }
+
+    fn take(&self, room: Room<'_>, peek: bool) -> io::Result<()> {
+        let mut inner = self.lock();
+        let datagram = self.next(&mut inner)?;
+        room.fill(&datagram);
+        inner.done_with(datagram, peek);
+        Ok(())
     }
 
     fn take_one(&self, buf: &mut [u8], peek: bool) -> io::Result<(usize, Meta)> {
@@ -122,30 +131,43 @@ impl Datagram {
     }
 
     /// Gives a datagram to the host, which may take its time with it: an error of it is told to
-    /// the next.
+    /// who receives.
     fn send_one(&self, data: &[u8], to: Option<&SocketAddr>) -> io::Result<()> {
         let Some(send) = &self.send else {
             return Err(io::ErrorKind::NotConnected.into());
         };
         let mut inner = self.lock();
-        let spare = &mut inner.spare;
         let sent = send.start_next(|before| {
             let mut copy = match before {
-                Some((Ok(()), memory)) => memory,
-                Some((Err(code), _)) => return Err(error(code)),
-                None => std::mem::take(spare),
+                Some(before) => inner.settle(before),
+                None => std::mem::take(&mut inner.spare),
             };
             copy.clear();
             copy.extend_from_slice(data);
-            Ok((copy, to.copied()))
+            Outbound {
+                data: copy,
+                to: to.copied(),
+                is_connected: inner.peer.is_some(),
+            }
         })?;
-        if let Some((result, memory)) = sent {
-            inner.keep(memory);
-            result.map_err(error)?;
+        if let Some(sent) = sent {
+            inner.keep(sent.data);
+            inner.note(sent.earlier);
+            sent.result?;
         }
         // The host binds it.
         inner.is_bound = true;
         Ok(())
+    }
+
+    /// Notes what has failed after the host had taken its time with it.
+    #[inline]
+    fn settle_send(&self, inner: &mut Inner) {
+        let failed = self.send.as_ref().filter(|send| send.has_failed());
+        if let Some(sent) = failed.and_then(InFlight::take) {
+            let memory = inner.settle(sent);
+            inner.keep(memory);
+        }
     }
 }
 
@@ -156,6 +178,30 @@ impl Inner {
         } else if self.spare.capacity() == 0 {
             self.keep(data);
         }
+    }
+
+    /// Notes what became of a datagram that nobody waits for any more, and gives its memory.
+    fn settle(&mut self, sent: Sent) -> Vec<u8> {
+        self.note(sent.earlier);
+        let len = sent.data.len();
+        self.note(sent.result.err().map(|error| match sent.to {
+            Some(to) => context(error, format_args!("send {len} bytes to {to}")),
+            None => context(error, format_args!("send {len} bytes")),
+        }));
+        sent.data
+    }
+
+    /// Has the next receive fail, if this is an error; of several the latest, as in the system
+    /// itself.
+    fn note(&mut self, failure: Option<io::Error>) {
+        if failure.is_some() {
+            self.failure = failure;
+        }
+    }
+
+    /// Whether a datagram is one that is wanted. Others may have come before there was a peer.
+    fn is_wanted(&self, (_, from): &Arrived) -> bool {
+        self.peer.is_none_or(|peer| is_peer(&peer, from))
     }
 
     /// Memory for the next that is sent.
@@ -196,9 +242,10 @@ impl DatagramOps for Datagram {
         let socket = UdpSocket::create(family_to_wasi(family)?)
             .map_err(|code| creation_error(code, "UDP"))?;
         let socket = Arc::new(socket);
+        let receive = udp::receive(socket.clone());
         let datagram = Datagram {
-            receive: udp::receive(socket.clone()),
-            send: Some(udp::send(socket.clone())),
+            send: Some(udp::send(socket.clone(), &receive)),
+            receive,
             inner: Mutex::default(),
             socket,
             family,
@@ -222,40 +269,35 @@ impl DatagramOps for Datagram {
 
     async fn bind(&self, to: &Address) -> io::Result<()> {
         let addr = to_wasi(local(to, self.family)?);
-        let result = self.socket.bind(addr).map_err(error);
+        let mut inner = self.lock();
+        let result = match inner.is_bound {
+            true => Err(bound_already()),
+            false => self.socket.bind(addr).map_err(error),
+        };
         result.map_err(|error| context(error, format_args!("bind {to}")))?;
-        self.lock().is_bound = true;
+        inner.is_bound = true;
         Ok(())
     }
 
     fn connect(&self, to: &Address) -> io::Result<()> {
         let peer = remote(to, self.family)?;
         let mut inner = self.lock();
-        let before = inner.peer;
-        let connect = |inner: &mut Inner| {
-            self.have_bound(inner)?;
-            if before.is_some() {
-                self.socket.disconnect().map_err(error)?;
-                inner.peer = None;
-            }
-            self.socket.connect(to_wasi(peer)).map_err(error)
-        };
-        match connect(&mut inner) {
-            Ok(()) => {
-                inner.peer = Some(peer);
-                inner.inbox.retain(|(_, from)| *from == peer);
-                Ok(())
-            }
-            Err(error) => {
-                // It goes on as it was, which is as far as it can be told.
-                if let Some(before) = before {
-                    if self.socket.connect(to_wasi(before)).is_ok() {
-                        inner.peer = Some(before);
-                    }
+        // The host turns it to the new peer as it is: between two peers it would lose its port.
+        let result = self
+            .have_bound(&mut inner)
+            .and_then(|()| self.socket.connect(to_wasi(peer)).map_err(error));
+        if let Err(error) = result {
+            // It goes on as it was, which is as far as it can be told.
+            if let Some(before) = inner.peer {
+                if self.socket.connect(to_wasi(before)).is_err() {
+                    inner.peer = None;
                 }
-                Err(context(error, format_args!("connect {to}")))
             }
+            return Err(context(error, format_args!("connect {to}")));
         }
+        inner.peer = Some(peer);
+        inner.inbox.retain(|(_, from)| is_peer(&peer, from));
+        Ok(())
     }
 
     fn local_addr(&self) -> io::Result<Address> {
@@ -280,7 +322,7 @@ impl DatagramOps for Datagram {
 
     fn try_recv(&self, buf: &mut [u8], peek: bool) -> io::Result<(usize, Meta)> {
         self.receive.look();
-        self.take_one(buf, peek)
+        self.take_one(buf, peek).map_err(tried)
     }
 
     fn poll_recv(
@@ -294,7 +336,7 @@ impl DatagramOps for Datagram {
 
     fn try_recv_batch(&self, into: &mut RecvBatch) -> io::Result<usize> {
         self.receive.look();
-        self.take_batch(into)
+        self.take_batch(into).map_err(tried)
     }
 
     fn poll_recv_batch(
@@ -341,19 +383,30 @@ impl DatagramOps for Datagram {
         self.poll_io_send(waiter, || self.try_send_batch(from))
     }
 
+    fn take_earlier(&self) -> Option<io::Error> {
+        let mut inner = self.lock();
+        self.settle_send(&mut inner);
+        inner.failure.take()
+    }
+
+    fn tell_earlier(&self) {
+        // What fails later tells by itself.
+        if self.lock().failure.is_some() {
+            self.receive.wake();
+        }
+    }
+
     fn poll_readable(&self, waiter: &mut Waiter<'_>) -> Poll<io::Result<()>> {
         poll_io(&self.receive, waiter, || {
             let mut inner = self.lock();
+            self.settle_send(&mut inner);
             if !inner.inbox.is_empty() || inner.failure.is_some() {
                 return Ok(());
             }
             // For the receive that follows.
-            match self.have_bound(&mut inner) {
-                Ok(()) => match self.receive.take_or_start(()) {
-                    Some(Ok(datagram)) => inner.inbox.push_back(datagram),
-                    Some(Err(code)) => inner.failure = Some(error(code)),
-                    None => return Err(io::ErrorKind::WouldBlock.into()),
-                },
+            match self.next(&mut inner) {
+                Ok(datagram) => inner.inbox.push_back(datagram),
+                Err(error) if is_later(&error) => return Err(error),
                 Err(error) => inner.failure = Some(error),
             }
             Ok(())
@@ -401,8 +454,7 @@ impl DatagramOps for Datagram {
     }
 
     fn take_error(&self) -> io::Result<Option<io::Error>> {
-        // The next operation gives it.
-        Ok(None)
+        Ok(self.take_earlier())
     }
 }
 

@@ -27,6 +27,14 @@ struct Slot<A, T> {
     at: AtomicUsize,
     /// It takes its next step, and comes to its end, though nobody waits for it.
     driven: AtomicBool,
+    /// It has come to its end by itself, and has failed: for others than who waits for it.
+    failed: AtomicBool,
+    others: Option<Arc<dyn Waited>>,
+}
+
+/// Where somebody waits.
+trait Waited: Send + Sync {
+    fn wake_all(&self);
 }
 
 struct State<A, T> {
@@ -45,6 +53,11 @@ pub(super) trait Operation<A, T>: Send {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<T>;
     /// Cancels it.
     fn stop(&mut self);
+    /// Whether its last value says that something has failed, which may concern others than who
+    /// has started it.
+    fn has_failed(&self) -> bool {
+        false
+    }
 }
 
 /// Each time it is in the memory of the time before: there is an operation for each datagram.
@@ -80,6 +93,8 @@ where
 }
 
 thread_local! {
+    /// Memory for those that are being woken; empty in between.
+    static WAKERS: RefCell<Vec<Waker>> = const { RefCell::new(Vec::new()) };
     /// Operations that have to take their next step.
     static DRIVEN: RefCell<Vec<Arc<dyn Drive>>> = const { RefCell::new(Vec::new()) };
     /// Operations that may be registered with a task that is not ours.
@@ -148,15 +163,20 @@ impl<A: 'static, T: Send + 'static> Slot<A, T> {
         let value = self.advance(&mut state);
         if value.is_some() {
             state.done = value;
+            let failed = state.operation.has_failed();
+            self.failed.store(failed, Ordering::Relaxed);
         }
         state.done.is_some()
     }
+}
 
+impl<A: 'static, T: Send + 'static> Waited for Slot<A, T> {
     fn wake_all(&self) {
-        let mut wakers = Vec::new();
+        let mut wakers = WAKERS.take();
         // A waker may own a socket, even this one: not under the lock.
         lock(&self.waiters).take(&mut wakers);
-        wakers.into_iter().for_each(Waker::wake);
+        wakers.drain(..).for_each(Waker::wake);
+        WAKERS.set(wakers);
     }
 }
 
@@ -183,6 +203,9 @@ impl<A: 'static, T: Send + 'static> Drive for Slot<A, T> {
     fn drive(self: Arc<Self>) {
         if self.advance_for_others() {
             self.wake_all();
+            if let (true, Some(others)) = (self.failed.load(Ordering::Relaxed), &self.others) {
+                others.wake_all();
+            }
         }
     }
 
@@ -236,7 +259,15 @@ pub(super) fn all_go_back() {
 /// Has every operation that the host has told something of take its next step, if it takes those
 /// by itself. Only the host adds to them, so that once is enough.
 pub(super) fn drive_all() {
-    DRIVEN.take().into_iter().for_each(Drive::drive);
+    let mut driven = DRIVEN.take();
+    if driven.is_empty() {
+        return;
+    }
+    driven.drain(..).for_each(Drive::drive);
+    DRIVEN.with_borrow_mut(|others| {
+        driven.append(others);
+        *others = driven;
+    });
 }
 
 impl<A: 'static, T: Send + 'static> InFlight<A, T> {
@@ -260,15 +291,28 @@ impl<A: 'static, T: Send + 'static> InFlight<A, T> {
         O: Future<Output = T> + Send + 'static,
     {
         let current = None;
-        InFlight::made(Box::new(Again { start, current }), driven)
+        InFlight::made(Box::new(Again { start, current }), driven, None)
     }
 
     /// For one that is no future.
     pub(super) fn of(operation: impl Operation<A, T> + 'static) -> InFlight<A, T> {
-        InFlight::made(Box::new(operation), false)
+        InFlight::made(Box::new(operation), false, None)
     }
 
-    fn made(operation: Box<dyn Operation<A, T>>, driven: bool) -> InFlight<A, T> {
+    /// For one that is no future, and comes to its end by itself. If it has failed then, it is those
+    /// who wait for the other that are told.
+    pub(super) fn telling<B, U: Send>(
+        other: &InFlight<B, U>,
+        operation: impl Operation<A, T> + 'static,
+    ) -> InFlight<A, T> {
+        InFlight::made(Box::new(operation), true, Some(other.0.clone()))
+    }
+
+    fn made(
+        operation: Box<dyn Operation<A, T>>,
+        driven: bool,
+        others: Option<Arc<dyn Waited>>,
+    ) -> InFlight<A, T> {
         InFlight(Arc::new(Slot {
             state: Mutex::new(State {
                 operation,
@@ -280,6 +324,8 @@ impl<A: 'static, T: Send + 'static> InFlight<A, T> {
             told: AtomicBool::new(false),
             at: AtomicUsize::new(task::ours()),
             driven: AtomicBool::new(driven),
+            failed: AtomicBool::new(false),
+            others,
         }))
     }
 
@@ -316,9 +362,15 @@ impl<A: 'static, T: Send + 'static> InFlight<A, T> {
         self.0.start(&mut lock(&self.0.state), arguments)
     }
 
+    /// Whether there is the value of one that has come to its end by itself, and has failed.
+    pub(super) fn has_failed(&self) -> bool {
+        self.0.failed.load(Ordering::Relaxed)
+    }
+
     /// The value of an operation that is done.
     pub(super) fn take(&self) -> Option<T> {
         let mut state = lock(&self.0.state);
+        self.0.failed.store(false, Ordering::Relaxed);
         match state.done.take() {
             None => self.0.advance(&mut state),
             done => done,
@@ -335,13 +387,14 @@ impl<A: 'static, T: Send + 'static> InFlight<A, T> {
         }
     }
 
-    /// Starts the next operation, unless `arguments` does not like the value of the one before,
-    /// and gives its value if it is done at once. `WouldBlock` while one is under way.
+    /// Starts the next operation, with what `arguments` makes of the value of the one before, and
+    /// gives its value if it is done at once. `WouldBlock` while one is under way.
     pub(super) fn start_next(
         &self,
-        arguments: impl FnOnce(Option<T>) -> io::Result<A>,
+        arguments: impl FnOnce(Option<T>) -> A,
     ) -> io::Result<Option<T>> {
         let mut state = lock(&self.0.state);
+        self.0.failed.store(false, Ordering::Relaxed);
         let mut before = state.done.take();
         if state.is_under_way {
             before = self.0.advance(&mut state);
@@ -349,8 +402,7 @@ impl<A: 'static, T: Send + 'static> InFlight<A, T> {
                 return Err(io::ErrorKind::WouldBlock.into());
             }
         }
-        let arguments = arguments(before)?;
-        Ok(self.0.start(&mut state, arguments))
+        Ok(self.0.start(&mut state, arguments(before)))
     }
 
     /// For those who try and do not wait: what the host has done meanwhile is told only when it is

@@ -8,7 +8,7 @@ use std::task::Poll;
 use wasip3::sockets::types::TcpSocket;
 use wasip3::wit_bindgen::{StreamReader, StreamResult};
 
-use super::bytes::poll_io;
+use super::bytes::{poll_io, tried};
 use super::convert::{error, from_wasi};
 use super::inflight::InFlight;
 use super::options::{get_tcp, set_tcp};
@@ -96,20 +96,6 @@ impl Listener {
         }
     }
 
-    fn poll<T>(
-        &self,
-        waiter: &mut Waiter<'_>,
-        operation: impl FnOnce() -> io::Result<T>,
-    ) -> Poll<io::Result<T>> {
-        match poll_io(&self.accept, waiter, operation) {
-            Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::Interrupted => {
-                waiter.waker().wake_by_ref();
-                Poll::Pending
-            }
-            poll => poll,
-        }
-    }
-
     fn take(&self) -> io::Result<(Stream, Address)> {
         let mut inner = self.lock();
         self.fill(&mut inner)?;
@@ -170,18 +156,15 @@ impl ListenerOps for Listener {
 
     fn try_accept(&self) -> io::Result<(Stream, Address)> {
         self.accept.look();
-        self.take().map_err(|error| match error.kind() {
-            io::ErrorKind::Interrupted => io::ErrorKind::WouldBlock.into(),
-            _ => error,
-        })
+        self.take().map_err(tried)
     }
 
     fn poll_accept(&self, waiter: &mut Waiter<'_>) -> Poll<io::Result<(Stream, Address)>> {
-        self.poll(waiter, || self.take())
+        poll_io(&self.accept, waiter, || self.take())
     }
 
     fn poll_acceptable(&self, waiter: &mut Waiter<'_>) -> Poll<io::Result<()>> {
-        self.poll(waiter, || self.fill(&mut self.lock()))
+        poll_io(&self.accept, waiter, || self.fill(&mut self.lock()))
     }
 
     fn local_addr(&self) -> io::Result<Address> {

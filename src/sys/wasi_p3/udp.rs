@@ -1,28 +1,106 @@
 //! The two functions that are called for each datagram, as the host has them.
 #![allow(unsafe_code)]
 
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::task::{ready, Context, Poll};
 
 use wasip3::sockets::types::{ErrorCode, UdpSocket};
 
 use super::call::{Call, Function, Words, WORDS};
-use super::inflight::InFlight;
+use super::convert::error;
+use super::inflight::{InFlight, Operation};
 use crate::sys::wasi::abi::{address, list, put_address, ADDRESS};
 use crate::sys::wasi::arrived::Arrived;
+use crate::sys::wasi::earlier::Tries;
 
 pub(super) type Received = Result<Arrived, ErrorCode>;
-pub(super) type Outbound = (Vec<u8>, Option<SocketAddr>);
-/// With the memory of what was sent.
-pub(super) type Sent = (Result<(), ErrorCode>, Vec<u8>);
+
+pub(super) struct Outbound {
+    pub(super) data: Vec<u8>,
+    pub(super) to: Option<SocketAddr>,
+    /// So is the socket: an error may be waiting.
+    pub(super) is_connected: bool,
+}
+
+pub(super) struct Sent {
+    pub(super) result: io::Result<()>,
+    /// An error that was waiting, of a datagram before this one.
+    pub(super) earlier: Option<io::Error>,
+    /// What was sent, and where.
+    pub(super) data: Vec<u8>,
+    pub(super) to: Option<SocketAddr>,
+}
 
 pub(super) fn receive(socket: Arc<UdpSocket>) -> InFlight<(), Received> {
     InFlight::of(Call::new(Receiver { socket }))
 }
 
-pub(super) fn send(socket: Arc<UdpSocket>) -> InFlight<Outbound, Sent> {
-    let data = Vec::new();
-    InFlight::of(Call::new(Sender { socket, data }))
+/// Who receives is told of what has failed after it was taken over.
+pub(super) fn send(
+    socket: Arc<UdpSocket>,
+    receive: &InFlight<(), Received>,
+) -> InFlight<Outbound, Sent> {
+    let sending = Sending {
+        call: Call::new(Sender {
+            socket,
+            data: Vec::new(),
+            to: None,
+        }),
+        tries: Tries::new(false),
+        earlier: None,
+        has_failed: false,
+    };
+    InFlight::telling(receive, sending)
+}
+
+/// The sending of one datagram after the other, each with as many tries as it takes.
+struct Sending {
+    call: Call<Sender>,
+    tries: Tries,
+    earlier: Option<io::Error>,
+    has_failed: bool,
+}
+
+impl Sending {
+    fn judge(&mut self, mut poll: Poll<Attempt>, cx: &mut Context<'_>) -> Poll<Sent> {
+        loop {
+            let (result, data, to) = ready!(poll);
+            if let Some(result) = self.tries.judge(result.map_err(error), &mut self.earlier) {
+                let earlier = self.earlier.take();
+                self.has_failed = result.is_err() || earlier.is_some();
+                return Poll::Ready(Sent {
+                    result,
+                    earlier,
+                    data,
+                    to,
+                });
+            }
+            poll = self.call.start((data, to), cx);
+        }
+    }
+}
+
+impl Operation<Outbound, Sent> for Sending {
+    fn start(&mut self, outbound: Outbound, cx: &mut Context<'_>) -> Poll<Sent> {
+        self.tries = Tries::new(outbound.is_connected);
+        let poll = self.call.start((outbound.data, outbound.to), cx);
+        self.judge(poll, cx)
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Sent> {
+        let poll = self.call.poll(cx);
+        self.judge(poll, cx)
+    }
+
+    fn stop(&mut self) {
+        self.call.stop();
+    }
+
+    fn has_failed(&self) -> bool {
+        self.has_failed
+    }
 }
 
 // Of the version that the bindings are of, or one compatible with it: the linker has these as
@@ -73,7 +151,11 @@ struct Sender {
     socket: Arc<UdpSocket>,
     /// Of the call that is under way.
     data: Vec<u8>,
+    to: Option<SocketAddr>,
 }
+
+/// What became of a call, with what was to be sent.
+type Attempt = (Result<(), ErrorCode>, Vec<u8>, Option<SocketAddr>);
 
 /// Where the results of `send` are, behind the arguments.
 const RESULTS: usize = 12;
@@ -82,11 +164,12 @@ const RESULTS: usize = 12;
 // the data, which is kept as it is until the next call or the end; it writes the results, which
 // take 5 words behind the arguments, and a text, which it allocates.
 unsafe impl Function for Sender {
-    type Arguments = Outbound;
-    type Output = Sent;
+    type Arguments = (Vec<u8>, Option<SocketAddr>);
+    type Output = Attempt;
 
-    unsafe fn call(&mut self, (data, to): Outbound, words: *mut u32) -> u32 {
+    unsafe fn call(&mut self, (data, to): Self::Arguments, words: *mut u32) -> u32 {
         self.data = data;
+        self.to = to;
         // SAFETY: there are `WORDS` of them, written once at least, and ours since no call is under
         // way.
         let arguments = unsafe { &mut *words.cast::<Words>() };
@@ -99,14 +182,14 @@ unsafe impl Function for Sender {
         unsafe { udp_send(words, words.add(RESULTS)) }
     }
 
-    unsafe fn result(&mut self, words: &Words) -> Sent {
+    unsafe fn result(&mut self, words: &Words) -> Attempt {
         let result = match words[RESULTS] as u8 {
             0 => Ok(()),
             // SAFETY: it has returned, with an error, that begins in the second word of the results.
             // It is taken once, as these results are.
             _ => Err(unsafe { error_code(words, RESULTS + 1) }),
         };
-        (result, std::mem::take(&mut self.data))
+        (result, std::mem::take(&mut self.data), self.to)
     }
 }
 
