@@ -273,7 +273,9 @@ fn a_connection_whose_peer_does_not_read_is_aborted_without_holding_up_the_rest(
         within(transport.closed()).await.unwrap();
         settle().await;
         assert_eq!(transport.dropped(), size as u64);
-        assert_eq!(read_all(&silent).await, 20_000_000 - size);
+        // On 0.3 a piece may be under way between us and the host, for which nothing waits then.
+        let (got, given) = (read_all(&silent).await, 20_000_000 - size);
+        assert!(got <= given && got + 65_536 >= given, "{got} of {given}");
     });
 }
 

@@ -29,11 +29,21 @@ fn set_address(addr: Option<String>) {
     waiting.into_iter().for_each(Waker::wake);
 }
 
+/// The server is there until this is dropped: at its end, or when whoever called it gives up.
+struct Serving;
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        set_address(None);
+    }
+}
+
 impl Guest for Library {
     async fn serve(count: u32) -> Result<u32, String> {
         let served = coracle::wasi::run(async {
             let socket = UdpSocket::bind("127.0.0.1:0").await?;
             set_address(Some(socket.local_addr()?.to_string()));
+            let _serving = Serving;
             let mut buf = [0; 2048];
             let mut served = 0;
             while served < count {
@@ -43,7 +53,6 @@ impl Guest for Library {
                     .await?;
                 served += 1;
             }
-            set_address(None);
             std::io::Result::Ok(served)
         });
         served.await.map_err(|error| error.to_string())
