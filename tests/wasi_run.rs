@@ -4,7 +4,7 @@
 
 mod common;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::future::{pending, poll_fn, Future};
 use std::rc::Rc;
 use std::task::{Poll, Waker};
@@ -332,4 +332,43 @@ fn a_cancelled_call_wakes_the_tasks_of_others() {
         };
         assert_eq!(hosted(zip(waiting, cancel)).0, 1);
     }
+}
+
+#[test]
+fn one_that_waits_is_not_forgotten_though_a_blocking_one_has_looked() {
+    let socket = hosted(run(UdpSocket::bind("127.0.0.1:0"))).unwrap();
+    let addr = socket.local_addr().unwrap().as_ip().unwrap();
+    for _ in 0..3 {
+        let waiting = run(within(async { socket.recv(&mut [0; 8]).await.unwrap() }));
+        let looking = async {
+            // It waits by now. Its receive goes to the other, and has to come back.
+            let looked = coracle::block_on(poll_once(socket.recv(&mut [0; 8])));
+            assert!(looked.is_none());
+            std_udp().send_to(b"here", addr).unwrap();
+        };
+        assert_eq!(hosted(zip(waiting, looking)).0, 4);
+    }
+}
+
+#[test]
+fn what_was_written_arrives_though_the_call_is_cancelled() {
+    let listener = hosted(run(TcpListener::bind("127.0.0.1:0"))).unwrap();
+    let addr = listener.local_addr().unwrap();
+    let written = Rc::new(Cell::new(0));
+    let taken = written.clone();
+    cancelled(run(async move {
+        let stream = TcpStream::connect(addr).await.unwrap();
+        stream.set_send_buffer_size(10_000).unwrap();
+        // Until nothing more is taken.
+        loop {
+            taken.set(taken.get() + stream.write(&[7; 50_000]).await.unwrap());
+        }
+    }));
+    let read = hosted(run(within(async {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut data = Vec::new();
+        stream.read_to_end(&mut data).await.unwrap();
+        data.len()
+    })));
+    assert_eq!(read, written.get());
 }

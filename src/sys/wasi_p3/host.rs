@@ -11,7 +11,7 @@ use wasip3::wit_bindgen::{StreamReader, StreamWriter};
 use wasip3::wit_stream;
 
 use super::inflight::{all_come_home, drive_all, InFlight};
-use super::leaving::{self, depend_on, PATIENCE};
+use super::leaving::{self, PATIENCE};
 use super::reactor::{Notifier, Running, Timer, LOOKS};
 use super::task;
 use crate::sys::wasi::nanoseconds;
@@ -217,7 +217,7 @@ impl Host {
         let _at_work = at_work();
         self.polled(cx);
         drive_all();
-        if !depend_on(task::number()) {
+        if !leaving::were_left_in(task::number()) {
             return Poll::Ready(());
         }
         let over = match &self.limit {
@@ -249,6 +249,8 @@ impl Drop for Host {
         self.silence();
         BELLS
             .with_borrow_mut(|bells| bells.retain(|bell| bell.as_ptr() != Arc::as_ptr(&self.bell)));
-        all_come_home(self.bell.task.load(Ordering::Relaxed));
+        let task = self.bell.task.load(Ordering::Relaxed);
+        all_come_home(task);
+        leaving::outlive(task);
     }
 }

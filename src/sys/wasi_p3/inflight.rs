@@ -339,9 +339,11 @@ impl<A: 'static, T: Send + 'static> InFlight<A, T> {
         self.is_under_way()
     }
 
-    /// Whether it has ended, for one that nobody waits for and whose value is of no use.
+    /// Whether it has ended, for one that nobody waits for and whose value is of no use. It goes on
+    /// in the task of now if it was at home, where nobody may ask for the host's events.
     pub(super) fn is_over(&self) -> bool {
-        if self.0.told.load(Ordering::Relaxed) {
+        let is_at_home = self.task() == task::ours() && task::number() != task::ours();
+        if is_at_home || self.0.told.load(Ordering::Relaxed) {
             drop(self.take());
         }
         !self.is_under_way()

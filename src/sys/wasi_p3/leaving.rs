@@ -29,6 +29,8 @@ thread_local! {
 struct Left {
     // Never dropped by the end of the program.
     operation: ManuallyDrop<Box<dyn Leaving>>,
+    /// The task that it was left in, while that has not ended: its end waits.
+    task: usize,
     until: Instant,
 }
 
@@ -66,6 +68,7 @@ pub(super) fn leave(operation: impl Leaving + 'static) {
     let now = clock::now();
     let operation: Box<dyn Leaving> = Box::new(operation);
     let left = Left {
+        task: operation.task(),
         operation: ManuallyDrop::new(operation),
         until: now + LEAVING_FOR,
     };
@@ -111,10 +114,17 @@ pub(super) fn deadline() -> Option<Instant> {
     LEAVING.with_borrow(|all| all.front().map(|left| left.until))
 }
 
-/// Whether any of them depends on a task that is about to end.
-pub(super) fn depend_on(task: usize) -> bool {
-    sweep(clock::now())
-        && LEAVING.with_borrow(|all| all.iter().any(|left| left.operation.task() == task))
+/// Whether any of them was left in a task that is about to end.
+pub(super) fn were_left_in(task: usize) -> bool {
+    sweep(clock::now()) && LEAVING.with_borrow(|all| all.iter().any(|left| left.task == task))
+}
+
+/// The task has ended: others see to them from now on, and do not wait.
+pub(super) fn outlive(task: usize) {
+    LEAVING.with_borrow_mut(|all| {
+        let left = all.iter_mut().filter(|left| left.task == task);
+        left.for_each(|left| left.task = 0);
+    });
 }
 
 /// Waits for all of them, but not for ever.
