@@ -4,14 +4,15 @@
 mod common;
 
 use std::hash::{BuildHasher, RandomState};
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use common::{block_on_within, dead_addr, recording, settle, to, within, Log};
+use common::{block_on_within, dead_addr, recording, to, within, Log};
 use coracle::net::{SendBatch, UdpSocket};
-use coracle::spawn;
 use coracle::time::sleep;
+use coracle::{spawn, yield_now};
+use futures_lite::future::poll_once;
 
 /// An address where nobody listens, nor will: no other test binds to this IP where the host has
 /// more than one.
@@ -41,17 +42,37 @@ async fn received(socket: &UdpSocket) -> Vec<u8> {
     buf[..len].to_vec()
 }
 
+fn assert_refused(error: &io::Error) {
+    assert_eq!(error.kind(), ErrorKind::ConnectionRefused, "{error}");
+}
+
 #[test]
-fn a_refusal_of_a_datagram_costs_no_other_and_is_told_to_who_receives() {
+fn a_refusal_of_a_datagram_is_told_once_and_costs_no_other_that_counts_as_sent() {
     block_on_within(async {
-        for _ in 0..20 {
+        for round in 0..20 {
             let (socket, peer) = refused().await;
-            within(socket.send(b"one")).await.unwrap();
-            within(socket.send(b"two")).await.unwrap();
+            let addr = peer.local_addr().unwrap();
+            let mut told = 0;
+            for datagram in [b"one", b"two"] {
+                let sent = match round % 2 {
+                    0 => within(socket.send(datagram)).await,
+                    _ => within(socket.send_to(datagram, &addr)).await,
+                };
+                if let Err(error) = sent {
+                    assert_refused(&error);
+                    assert_eq!(round % 2, 0, "where it goes is said, and it goes there");
+                    told += 1;
+                    within(socket.send(datagram)).await.unwrap();
+                }
+            }
             assert_eq!(received(&peer).await, b"one");
             assert_eq!(received(&peer).await, b"two");
-            let refusal = within(socket.recv(&mut [0; 8])).await.unwrap_err();
-            assert_eq!(refusal.kind(), ErrorKind::ConnectionRefused, "{refusal}");
+            if told == 0 {
+                assert_refused(&within(socket.recv(&mut [0; 8])).await.unwrap_err());
+            }
+            assert!(told <= 1);
+            assert!(socket.take_error().unwrap().is_none());
+            assert!(poll_once(socket.recv(&mut [0; 8])).await.is_none());
         }
     });
 }
@@ -61,14 +82,14 @@ fn a_refusal_is_told_to_who_waits_for_something_to_receive() {
     block_on_within(async {
         for _ in 0..20 {
             let (socket, peer) = refused().await;
+            let addr = peer.local_addr().unwrap();
             let socket = std::rc::Rc::new(socket);
             let receiver = socket.clone();
             let receiving = spawn(async move { receiver.recv(&mut [0; 8]).await });
-            settle().await;
-            within(socket.send(b"one")).await.unwrap();
+            yield_now().await;
+            within(socket.send_to(b"one", &addr)).await.unwrap();
             assert_eq!(received(&peer).await, b"one");
-            let refusal = within(receiving).await.unwrap_err();
-            assert_eq!(refusal.kind(), ErrorKind::ConnectionRefused, "{refusal}");
+            assert_refused(&within(receiving).await.unwrap_err());
         }
     });
 }
@@ -87,7 +108,7 @@ fn a_refusal_costs_no_datagram_of_a_batch() {
                 match within(socket.send_batch(&mut batch)).await {
                     Ok(_) => {}
                     Err(error) => {
-                        assert_eq!(error.kind(), ErrorKind::ConnectionRefused, "{error}");
+                        assert_refused(&error);
                         refusals += 1;
                     }
                 }
@@ -96,8 +117,7 @@ fn a_refusal_costs_no_datagram_of_a_batch() {
                 assert_eq!(received(&peer).await, datagram);
             }
             if refusals == 0 {
-                let refusal = within(socket.recv(&mut [0; 8])).await.unwrap_err();
-                assert_eq!(refusal.kind(), ErrorKind::ConnectionRefused, "{refusal}");
+                assert_refused(&within(socket.recv(&mut [0; 8])).await.unwrap_err());
             }
             assert!(refusals <= 1);
         }

@@ -5,22 +5,61 @@
 //! twice is its own, and any other was waiting before.
 
 use std::io;
+use std::net::SocketAddr;
 
 /// Tries of one datagram. More than two, for there may be several errors that wait.
 const TRIES: usize = 3;
 
+/// Which errors may have been waiting.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::sys) enum Waiting {
+    /// None: the socket has no peer.
+    None,
+    All,
+    /// All, but that nobody listens there is told who sends to the one peer, and has not sent then.
+    AllButRefusal,
+}
+
+impl Waiting {
+    /// For one datagram on a socket with a peer.
+    pub(in crate::sys) fn of(to: Option<&SocketAddr>) -> Waiting {
+        match to {
+            Some(_) => Waiting::All,
+            None => Waiting::AllButRefusal,
+        }
+    }
+}
+
 /// The tries of one datagram.
 pub(in crate::sys) struct Tries {
     left: usize,
+    waiting: Waiting,
     before: Option<io::Error>,
 }
 
 impl Tries {
-    /// For a socket that is connected, or not: then no error waits.
-    pub(in crate::sys) fn new(is_connected: bool) -> Tries {
+    pub(in crate::sys) fn new(waiting: Waiting) -> Tries {
         Tries {
-            left: if is_connected { TRIES } else { 1 },
+            left: TRIES,
+            waiting,
             before: None,
+        }
+    }
+
+    /// Whoever sends has been told that it is sent: no error that waited is for him any more.
+    // On 0.2 the host says at once.
+    #[allow(dead_code)]
+    pub(in crate::sys) fn taken_over(&mut self) {
+        if self.waiting == Waiting::AllButRefusal {
+            self.waiting = Waiting::All;
+        }
+    }
+
+    fn may_have_waited(&self, error: &io::Error) -> bool {
+        match self.waiting {
+            Waiting::None => false,
+            Waiting::All => true,
+            Waiting::AllButRefusal => error.kind() != io::ErrorKind::ConnectionRefused,
         }
     }
 
@@ -54,11 +93,14 @@ impl Tries {
                 return Some(result);
             }
         };
-        if before.as_ref().is_some_and(|before| is_same(before, &error)) {
+        if before
+            .as_ref()
+            .is_some_and(|before| is_same(before, &error))
+        {
             return Some(Err(error));
         }
         *earlier = before.filter(is_worth_telling).or(earlier.take());
-        if self.left == 0 {
+        if self.left == 0 || !self.may_have_waited(&error) {
             return Some(Err(error));
         }
         self.before = Some(error);
@@ -82,8 +124,8 @@ mod tests {
 
     /// What becomes of a datagram, what was found to be waiting, and how often it was tried, if
     /// the host says these one after the other.
-    fn outcome(connected: bool, says: &[Option<Kind>]) -> (Option<Kind>, Option<Kind>, usize) {
-        let (mut tries, mut earlier) = (Tries::new(connected), None);
+    fn outcome(waiting: Waiting, says: &[Option<Kind>]) -> (Option<Kind>, Option<Kind>, usize) {
+        let (mut tries, mut earlier) = (Tries::new(waiting), None);
         for (index, kind) in says.iter().enumerate() {
             let result = kind.map_or(Ok(()), |kind| Err(kind.into()));
             if let Some(result) = tries.judge(result, &mut earlier) {
@@ -94,28 +136,44 @@ mod tests {
         panic!("tried more often than {says:?}");
     }
 
+    const REFUSED: Option<Kind> = Some(Kind::ConnectionRefused);
+    const UNREACHABLE: Option<Kind> = Some(Kind::HostUnreachable);
+    const FULL: Option<Kind> = Some(Kind::WouldBlock);
+
     #[test]
     fn what_a_second_try_does_not_say_again_was_waiting() {
-        let refused = Some(Kind::ConnectionRefused);
-        let unreachable = Some(Kind::HostUnreachable);
-        let full = Some(Kind::WouldBlock);
-        for connected in [true, false] {
-            assert_eq!(outcome(connected, &[None]), (None, None, 1));
-            assert_eq!(outcome(connected, &[full]), (full, None, 1));
-        }
-        assert_eq!(outcome(false, &[refused]), (refused, None, 1));
-        assert_eq!(outcome(true, &[refused, None]), (None, refused, 2));
-        assert_eq!(outcome(true, &[refused, refused]), (refused, None, 2));
-        assert_eq!(outcome(true, &[refused, full]), (full, refused, 2));
+        let all = |says: &[Option<Kind>]| outcome(Waiting::All, says);
+        assert_eq!(all(&[None]), (None, None, 1));
+        assert_eq!(all(&[FULL]), (FULL, None, 1));
+        assert_eq!(all(&[REFUSED, None]), (None, REFUSED, 2));
+        assert_eq!(all(&[REFUSED, REFUSED]), (REFUSED, None, 2));
+        assert_eq!(all(&[REFUSED, FULL]), (FULL, REFUSED, 2));
         assert_eq!(
-            outcome(true, &[refused, unreachable, unreachable]),
-            (unreachable, refused, 3)
+            all(&[REFUSED, UNREACHABLE, UNREACHABLE]),
+            (UNREACHABLE, REFUSED, 3)
         );
-        assert_eq!(
-            outcome(true, &[refused, unreachable, None]),
-            (None, unreachable, 3)
-        );
+        assert_eq!(all(&[REFUSED, UNREACHABLE, None]), (None, UNREACHABLE, 3));
         let memory = Some(Kind::OutOfMemory);
-        assert_eq!(outcome(true, &[memory, None]), (None, None, 2));
+        assert_eq!(all(&[memory, None]), (None, None, 2));
+    }
+
+    #[test]
+    fn only_what_may_have_waited_is_tried_again() {
+        for waiting in [Waiting::None, Waiting::AllButRefusal] {
+            assert_eq!(outcome(waiting, &[None]), (None, None, 1));
+            assert_eq!(outcome(waiting, &[REFUSED]), (REFUSED, None, 1));
+        }
+        assert_eq!(
+            outcome(Waiting::None, &[UNREACHABLE]),
+            (UNREACHABLE, None, 1)
+        );
+        assert_eq!(
+            outcome(Waiting::AllButRefusal, &[UNREACHABLE, REFUSED]),
+            (REFUSED, UNREACHABLE, 2)
+        );
+        let mut tries = Tries::new(Waiting::AllButRefusal);
+        tries.taken_over();
+        let refused = Err::<(), _>(Kind::ConnectionRefused.into());
+        assert!(tries.judge(refused, &mut None).is_none());
     }
 }

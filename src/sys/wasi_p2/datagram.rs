@@ -25,6 +25,7 @@ use crate::error::{context, unsupported};
 use crate::sys::caps::{Caps, DatagramConfig, Family, Interface, Membership, SocketOption};
 use crate::sys::wasi::address::{any, bound_already, destination, local, remote, remote_ref};
 use crate::sys::wasi::arrived::Room;
+use crate::sys::wasi::earlier::Waiting;
 use crate::sys::wasi::options::check_datagram;
 use crate::sys::wasi::socket::Socket;
 use crate::sys::DatagramOps;
@@ -273,8 +274,10 @@ impl DatagramOps for Datagram {
     fn try_send(&self, data: &[u8], to: Option<&Address>) -> io::Result<()> {
         let to = to.map(|to| remote_ref(to, self.family)).transpose()?;
         let one = [Outbound::new(data, to)];
-        let attempt = |outgoing: &OutgoingDatagramStream, _| call::send(outgoing, &one).map_err(error);
-        let result = self.lock().send(self.family, attempt);
+        let waiting = Waiting::of(to);
+        let attempt =
+            |outgoing: &OutgoingDatagramStream, _| call::send(outgoing, &one).map_err(error);
+        let result = self.lock().send(self.family, waiting, attempt);
         self.sent(result).map(drop)
     }
 
@@ -293,7 +296,7 @@ impl DatagramOps for Datagram {
             let datagrams = list(from, BATCH.min(permits), self.family)?;
             call::send(outgoing, &datagrams).map_err(error)
         };
-        let result = self.lock().send(self.family, attempt);
+        let result = self.lock().send(self.family, Waiting::All, attempt);
         let sent = self.sent(result)?;
         from.advance(sent);
         Ok(sent)

@@ -135,7 +135,10 @@ pub(super) fn put_back(mut leaving: VecDeque<ManuallyDrop<Leaving>>, ready: &[us
     }
     // From the back, so that the others keep their numbers.
     for index in ready.iter().rev() {
-        if leaving.get(*index).is_some_and(|leaving| !leaving.handles.is_sending()) {
+        if leaving
+            .get(*index)
+            .is_some_and(|leaving| !leaving.handles.is_sending())
+        {
             leaving.remove(*index).map(ManuallyDrop::into_inner);
         }
     }

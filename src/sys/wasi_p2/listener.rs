@@ -16,8 +16,8 @@ use crate::address::Address;
 use crate::error::{context, unsupported};
 use crate::sys::caps::{Family, ListenerConfig, SocketOption};
 use crate::sys::wasi::options::check_listener;
-use crate::sys::wasi::GONE;
 use crate::sys::wasi::socket::Socket;
+use crate::sys::wasi::GONE;
 use crate::sys::ListenerOps;
 use crate::wake::{Direction, Ticket, Waitable, Waiter};
 

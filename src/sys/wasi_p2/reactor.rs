@@ -140,9 +140,7 @@ impl Registry {
                      socket, timer or pollable that any of them waits for",
                 ));
             }
-            Patience::Until(until) => {
-                Some(at(&mut timer, until.min(first_to_go.unwrap_or(until))))
-            }
+            Patience::Until(until) => Some(at(&mut timer, until.min(first_to_go.unwrap_or(until)))),
             Patience::Forever => first_to_go.map(|until| at(&mut timer, until)),
         };
         let mut list = Vec::with_capacity(pollables.len() + 1 + leaving.len());

@@ -13,7 +13,7 @@ use super::convert::{error, to_wasi};
 use crate::sys::caps::Family;
 use crate::sys::wasi::address::{any, is_peer, UNWANTED};
 use crate::sys::wasi::arrived::Arrived;
-use crate::sys::wasi::earlier::Tries;
+use crate::sys::wasi::earlier::{Tries, Waiting};
 
 /// Datagrams looked at when a socket that is in use is connected.
 const KEPT: usize = 1024;
@@ -103,9 +103,13 @@ impl Udp {
     pub(super) fn send(
         &mut self,
         family: Family,
+        waiting: Waiting,
         attempt: impl Fn(&OutgoingDatagramStream, usize) -> io::Result<usize>,
     ) -> io::Result<usize> {
-        let mut tries = Tries::new(self.peer.is_some());
+        let mut tries = Tries::new(match self.peer {
+            Some(_) => waiting,
+            None => Waiting::None,
+        });
         loop {
             let outgoing = &self.streams(family)?.outgoing;
             let result = match outgoing.check_send() {

@@ -23,6 +23,7 @@ use crate::sys::wasi::address::{
     any, bound_already, destination, is_peer, local, remote, remote_ref, UNWANTED,
 };
 use crate::sys::wasi::arrived::{Arrived, Room};
+use crate::sys::wasi::earlier::Waiting;
 use crate::sys::wasi::options::check_datagram;
 use crate::sys::wasi::socket::Socket;
 use crate::sys::DatagramOps;
@@ -132,7 +133,7 @@ impl Datagram {
 
     /// Gives a datagram to the host, which may take its time with it: an error of it is told to
     /// who receives.
-    fn send_one(&self, data: &[u8], to: Option<&SocketAddr>) -> io::Result<()> {
+    fn send_one(&self, data: &[u8], to: Option<&SocketAddr>, waiting: Waiting) -> io::Result<()> {
         let Some(send) = &self.send else {
             return Err(io::ErrorKind::NotConnected.into());
         };
@@ -147,7 +148,7 @@ impl Datagram {
             Outbound {
                 data: copy,
                 to: to.copied(),
-                is_connected: inner.peer.is_some(),
+                waiting: inner.peer.map_or(Waiting::None, |_| waiting),
             }
         })?;
         if let Some(sent) = sent {
@@ -352,7 +353,7 @@ impl DatagramOps for Datagram {
             Some(to) => Some(remote_ref(to, self.family)?),
             None => None,
         };
-        self.send_one(data, to)
+        self.send_one(data, to, Waiting::of(to))
     }
 
     fn poll_send(
@@ -478,7 +479,7 @@ impl Datagram {
             for i in 1..=run.count {
                 let len = if i == run.count { run.last } else { run.size };
                 let (data, rest) = bytes.split_at(len);
-                self.send_one(data, to)?;
+                self.send_one(data, to, Waiting::All)?;
                 bytes = rest;
                 *sent += 1;
             }

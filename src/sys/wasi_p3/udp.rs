@@ -13,15 +13,15 @@ use super::convert::error;
 use super::inflight::{InFlight, Operation};
 use crate::sys::wasi::abi::{address, list, put_address, ADDRESS};
 use crate::sys::wasi::arrived::Arrived;
-use crate::sys::wasi::earlier::Tries;
+use crate::sys::wasi::earlier::{Tries, Waiting};
 
 pub(super) type Received = Result<Arrived, ErrorCode>;
 
 pub(super) struct Outbound {
     pub(super) data: Vec<u8>,
     pub(super) to: Option<SocketAddr>,
-    /// So is the socket: an error may be waiting.
-    pub(super) is_connected: bool,
+    /// Errors that may be waiting for it.
+    pub(super) waiting: Waiting,
 }
 
 pub(super) struct Sent {
@@ -48,7 +48,7 @@ pub(super) fn send(
             data: Vec::new(),
             to: None,
         }),
-        tries: Tries::new(false),
+        tries: Tries::new(Waiting::None),
         earlier: None,
         has_failed: false,
     };
@@ -78,14 +78,20 @@ impl Sending {
                 });
             }
             poll = self.call.start((data, to), cx);
+            if poll.is_pending() {
+                self.tries.taken_over();
+            }
         }
     }
 }
 
 impl Operation<Outbound, Sent> for Sending {
     fn start(&mut self, outbound: Outbound, cx: &mut Context<'_>) -> Poll<Sent> {
-        self.tries = Tries::new(outbound.is_connected);
+        self.tries = Tries::new(outbound.waiting);
         let poll = self.call.start((outbound.data, outbound.to), cx);
+        if poll.is_pending() {
+            self.tries.taken_over();
+        }
         self.judge(poll, cx)
     }
 
