@@ -280,6 +280,37 @@ fn a_connection_whose_peer_does_not_read_is_aborted_without_holding_up_the_rest(
 }
 
 #[test]
+fn peers_that_do_not_read_cannot_use_up_what_the_host_has() {
+    block_on_within(async {
+        let mut silent = Vec::new();
+        for count in 0..300 {
+            let (one, two) = pair().await;
+            one.set_send_buffer_size(16_384).unwrap();
+            let mut taken = 0;
+            while let Ok(len) = one.try_write(&[7; 50_000]) {
+                taken += len;
+            }
+            match count % 3 {
+                0 => drop(one),
+                _ => spawn(async move { drop(one) }).detach(),
+            }
+            silent.push((two, taken));
+        }
+        // There is still room for others.
+        let (one, two) = pair().await;
+        one.write_all(b"hello").await.unwrap();
+        assert_eq!(within(two.read(&mut [0; 8])).await.unwrap(), 5);
+        // The first have been cut off, if the host had not even taken all; not the last.
+        for index in [0, 1, 2, 297, 298, 299] {
+            let (two, taken) = &silent[index];
+            let got = read_all(two).await;
+            assert!(got <= *taken);
+            assert!(got == *taken || index < 3, "{got} of {taken} at {index}");
+        }
+    });
+}
+
+#[test]
 fn a_runtime_ends_though_a_peer_does_not_read() {
     // The peer outlives the runtime that the connection ends with.
     let (peer, taken) = block_on_within(async {

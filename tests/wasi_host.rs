@@ -81,7 +81,7 @@ struct Version {
 
 const P2: Version = Version {
     reset: "ConnectionReset",
-    platform: 12,
+    platform: 13,
     different_on_node: &[
         // It forgets nothing, and is slow.
         "a_flood",
@@ -94,7 +94,7 @@ const P2: Version = Version {
 
 const P3: Version = Version {
     reset: "connection-reset",
-    platform: 9,
+    platform: 10,
     different_on_node: &[
         // As above.
         "a_flood",

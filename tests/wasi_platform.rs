@@ -96,6 +96,17 @@ fn options_of_connections_and_servers_that_the_host_lacks_are_named() {
 }
 
 #[test]
+fn what_a_socket_can_do_is_told_as_it_is() {
+    block_on_within(async {
+        let caps = UdpSocket::bind("127.0.0.1:0").await.unwrap().caps();
+        // On 0.3 the host takes and gives datagrams one by one.
+        assert_eq!(caps.batches, cfg!(not(feature = "wasi-p3")));
+        assert_eq!(caps.max_segments, 1);
+        assert!(!caps.receive_offload && !caps.destination && !caps.ecn);
+    });
+}
+
+#[test]
 fn options_of_sockets_that_the_host_lacks_are_named() {
     block_on_within(async {
         let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
