@@ -119,6 +119,10 @@ impl Transport {
     }
 
     /// Closes the connection and drops what is queued.
+    ///
+    /// # Platforms
+    /// On WASI 0.3 up to 64 KiB that count as written may not have reached the system, and are
+    /// dropped as well.
     pub fn abort(&self) {
         self.shared.end(Phase::Aborted);
     }
