@@ -7,7 +7,7 @@ use std::io::ErrorKind;
 use std::time::Duration;
 
 use common::{block_on_within, within};
-use coracle::net::{Family, UdpSocket};
+use coracle::net::{Family, RecvBatch, UdpSocket};
 use coracle::time::{sleep, timeout};
 use coracle::Address;
 
@@ -51,41 +51,71 @@ fn connecting_again_leaves_the_socket_at_its_port() {
     });
 }
 
+#[derive(Clone, Copy)]
+enum By {
+    One,
+    Peek,
+    Batch,
+}
+
 #[test]
 fn what_others_had_sent_before_is_not_taken_any_more() {
-    block_on_within(async {
-        for again in [false, true] {
-            for waits in [false, true] {
-                let (socket, ours) = socket().await;
-                let (stranger, strange) = self::socket().await;
-                let (peer, addr) = self::socket().await;
-                if again {
-                    socket.connect(strange).await.unwrap();
-                }
-                if waits {
-                    // With a receive that waits, and is given up.
-                    let receive = timeout(Duration::from_millis(1), socket.readable());
-                    assert!(receive.await.is_err());
-                }
-                // More than a receive goes over at a time.
-                for _ in 0..100 {
-                    within(stranger.send_to(b"s", &ours)).await.unwrap();
-                }
-                if !again {
-                    within(peer.send_to(b"p", &ours)).await.unwrap();
-                }
-                sleep(Duration::from_millis(2)).await;
-                socket.connect(addr).await.unwrap();
-                within(peer.send_to(b"q", &ours)).await.unwrap();
-                let what = format!("again: {again}, waits: {waits}");
-                if !again {
-                    assert_eq!(received(&socket).await, b'p', "the peer's own, {what}");
-                }
-                assert_eq!(received(&socket).await, b'q', "{what}");
-                assert!(socket.try_recv_from(&mut [0; 8]).is_err(), "{what}");
+    for by in [By::One, By::Peek, By::Batch] {
+        block_on_within(others_sent_before(by));
+    }
+}
+
+async fn others_sent_before(by: By) {
+    for again in [false, true] {
+        for waits in [false, true] {
+            let (socket, ours) = socket().await;
+            let (stranger, strange) = self::socket().await;
+            let (peer, addr) = self::socket().await;
+            if again {
+                socket.connect(strange).await.unwrap();
             }
+            if waits {
+                // With a receive that waits, and is given up.
+                let mut buf = [0; 8];
+                let receive = timeout(Duration::from_millis(1), socket.recv(&mut buf));
+                assert!(receive.await.is_err());
+            }
+            // More than a receive goes over at a time, before and behind the peer's own.
+            for _ in 0..100 {
+                within(stranger.send_to(b"s", &ours)).await.unwrap();
+            }
+            if !again {
+                within(peer.send_to(b"p", &ours)).await.unwrap();
+            }
+            within(stranger.send_to(b"s", &ours)).await.unwrap();
+            sleep(Duration::from_millis(2)).await;
+            socket.connect(addr).await.unwrap();
+            within(peer.send_to(b"q", &ours)).await.unwrap();
+            let expected: &[u8] = if again { b"q" } else { b"pq" };
+            for (index, byte) in expected.iter().enumerate() {
+                let what = format!("{index}, again: {again}, waits: {waits}");
+                let got = match by {
+                    By::One => received(&socket).await,
+                    By::Peek => {
+                        let mut buf = [0; 8];
+                        within(socket.peek_from(&mut buf)).await.unwrap();
+                        assert_eq!(received(&socket).await, buf[0], "{what}");
+                        buf[0]
+                    }
+                    By::Batch => {
+                        let mut batch = RecvBatch::with_capacity(1, 8);
+                        within(socket.recv_batch(&mut batch)).await.unwrap();
+                        let (data, _) = batch.iter().next().unwrap();
+                        data[0]
+                    }
+                };
+                assert_eq!(got, *byte, "{what}");
+            }
+            let mut batch = RecvBatch::with_capacity(8, 8);
+            assert!(socket.try_recv_batch(&mut batch).is_err());
+            assert!(socket.try_recv_from(&mut [0; 8]).is_err());
         }
-    });
+    }
 }
 
 #[test]

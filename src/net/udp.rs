@@ -117,7 +117,9 @@ impl UdpSocket {
     }
 
     /// Takes only datagrams of the peer `addr` from now on, sends to it what has no other address,
-    /// and learns of the errors that the network reports about it.
+    /// and learns of the errors that the network reports about it. What others had sent before, and
+    /// nobody has received yet, is dropped. The socket stays at its port, however often it is
+    /// connected.
     ///
     /// # Errors
     /// As [`bind`](UdpSocket::bind).

@@ -12,6 +12,7 @@ use super::chunk::{self, Chunk};
 use super::earlier::{Earlier, Refusal};
 use super::kernel::msg;
 use super::options;
+use super::sift::Sift;
 use super::socket::{open_socket, Socket};
 use super::source::{source_methods, waitable, Direction, Source};
 use crate::address::Address;
@@ -43,6 +44,8 @@ pub(crate) struct Datagram {
     may_merge: AtomicBool,
     /// How many more receives expect one datagram and no more.
     lone: AtomicU8,
+    /// After a connect: what others had sent before.
+    sift: Sift,
 }
 
 impl Datagram {
@@ -56,6 +59,7 @@ impl Datagram {
             merged: AtomicBool::new(false),
             may_merge: AtomicBool::new(false),
             lone: AtomicU8::new(0),
+            sift: Sift::default(),
         }
     }
 
@@ -92,8 +96,13 @@ impl Datagram {
         Ok(())
     }
 
-    fn recv_batch(&self, into: &mut RecvBatch, limit: usize) -> io::Result<(usize, Chunk)> {
+    fn recv_batch(&self, into: &mut RecvBatch, mut limit: usize) -> io::Result<(usize, Chunk)> {
         self.earlier.tell()?;
+        if self.sift.is_on() {
+            self.sift.drop_others(self.io())?;
+            // Behind the next there may be others' again.
+            limit = 1;
+        }
         let plain = self.plain.load(Ordering::Relaxed);
         let chunk = msg::recv_batch(self.io(), self.family, into, limit, plain, &self.earlier)?;
         Ok((into.filled(), chunk))
@@ -215,6 +224,7 @@ impl DatagramOps for Datagram {
             .connect(&to_sock_addr(to)?)
             .map_err(|error| context(error, format_args!("connect {to}")))?;
         self.offload.forget_peer();
+        self.sift.start(self.io());
         Ok(())
     }
 
@@ -245,6 +255,9 @@ impl DatagramOps for Datagram {
         let plain = self.plain.load(Ordering::Relaxed);
         self.source.try_io(Direction::Read, || {
             self.earlier.tell()?;
+            if self.sift.is_on() {
+                self.sift.drop_others(self.io())?;
+            }
             msg::recv(self.io(), self.family, buf, peek, plain)
         })
     }
@@ -283,7 +296,7 @@ impl DatagramOps for Datagram {
         self.refuse_small(into)?;
         // Where datagrams come alone, receiving one by one is the cheapest.
         let limit = match self.lone.load(Ordering::Relaxed) {
-            0 => into.capacity().0,
+            0 if !self.sift.is_on() => into.capacity().0,
             _ => 1,
         };
         let poll = self

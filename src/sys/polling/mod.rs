@@ -14,6 +14,7 @@ mod reactor;
 mod resolve;
 #[cfg(unix)]
 mod rights;
+mod sift;
 mod socket;
 mod source;
 mod stream;
