@@ -75,9 +75,9 @@ fn a_waiter_goes_from_task_to_task() {
         assert!(poll_once(receive.as_mut()).await.is_none());
         let task = spawn(async move {
             assert!(poll_once(receive.as_mut()).await.is_none());
-            receive
+            Some(receive)
         });
-        let receive = task.await;
+        let receive = task.await.unwrap();
         let task = spawn(receive);
         settle().await;
         within(socket.send_to(b"here", &addr)).await.unwrap();

@@ -224,7 +224,9 @@ impl DatagramOps for Datagram {
             .connect(&to_sock_addr(to)?)
             .map_err(|error| context(error, format_args!("connect {to}")))?;
         self.offload.forget_peer();
-        self.sift.start(self.io());
+        if let Err(error) = self.sift.start(self.io()) {
+            self.earlier.note(error);
+        }
         Ok(())
     }
 

@@ -12,19 +12,12 @@ use super::address::from_sock_addr;
 #[derive(Default)]
 pub(super) struct Sift {
     is_on: AtomicBool,
-    state: Mutex<State>,
-}
-
-#[derive(Default)]
-struct State {
-    peer: Option<SocketAddr>,
-    /// Found on the way, for the next receive.
-    failure: Option<io::Error>,
+    peer: Mutex<Option<SocketAddr>>,
 }
 
 impl Sift {
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn peer(&self) -> MutexGuard<'_, Option<SocketAddr>> {
+        self.peer.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// There may be others' datagrams among those in the queue.
@@ -32,22 +25,17 @@ impl Sift {
         self.is_on.load(Ordering::Relaxed)
     }
 
-    /// The socket has just been connected.
-    pub(super) fn start(&self, socket: &socket2::Socket) {
+    /// The socket has just been connected. An error is one that has been waiting.
+    pub(super) fn start(&self, socket: &socket2::Socket) -> io::Result<()> {
         let peer = socket.peer_addr().ok().and_then(|peer| peer.as_socket());
-        self.lock().peer = peer;
+        *self.peer() = peer;
         self.is_on.store(peer.is_some(), Ordering::Relaxed);
-        if let Err(error) = self.drop_others(socket) {
-            self.lock().failure = Some(error);
-        }
+        self.drop_others(socket)
     }
 
     /// Drops what others have sent, up to the next datagram of the peer's. There are no more than
     /// were in the queue, since none is added.
     pub(super) fn drop_others(&self, socket: &socket2::Socket) -> io::Result<()> {
-        if let Some(failure) = self.lock().failure.take() {
-            return Err(failure);
-        }
         while self.is_on() {
             let from = match socket.peek_sender() {
                 Ok(from) => from_sock_addr(&from)?.as_ip(),
@@ -57,7 +45,7 @@ impl Sift {
                 }
                 Err(error) => return Err(error),
             };
-            let peer = self.lock().peer;
+            let peer = *self.peer();
             let is_peer = |from: SocketAddr| {
                 peer.is_some_and(|peer| peer.port() == from.port() && peer.ip() == from.ip())
             };
