@@ -196,6 +196,23 @@ impl Waiters {
     }
 }
 
+impl Waiters {
+    /// As [`take`](Waiters::take), but so many at most; the others go on waiting.
+    // Not every backend does.
+    #[allow(dead_code)]
+    pub(crate) fn take_some(&mut self, count: usize, into: &mut Vec<Waker>) {
+        if count == 0 {
+            return;
+        }
+        let first = self.first.take();
+        let rest = count - usize::from(first.is_some());
+        into.extend(first);
+        if let Some(others) = &mut self.others {
+            others.take_some(rest, into);
+        }
+    }
+}
+
 impl Displaced {
     fn dropping(waker: Waker) -> Displaced {
         Displaced {
@@ -338,6 +355,22 @@ impl Others {
             return;
         }
         displaced._dropped_too.append(&mut sample.wakers);
+    }
+
+    fn take_some(&mut self, count: usize, into: &mut Vec<Waker>) {
+        if count >= self.queue.len() {
+            return self.take(into);
+        }
+        for _ in 0..count {
+            match self.queue.pop_first() {
+                Some((_, Entry::Future(waker))) => into.push(waker),
+                Some((_, Entry::Polled(waker))) => {
+                    self.polled.remove(&task(&waker));
+                    into.extend(Arc::into_inner(waker));
+                }
+                None => return,
+            }
+        }
     }
 
     fn take(&mut self, into: &mut Vec<Waker>) {

@@ -19,7 +19,7 @@ use coracle::{
     connect_accepted_socket, create_unix_server, on_data, yield_now, AcceptedOptions, Protocol,
     Transport, UnixServerOptions,
 };
-use trace::{assert_rests, own_role};
+use trace::{assert_rests, calls_for, own_role};
 
 /// What the other tests run: no test in itself.
 #[test]
@@ -38,6 +38,7 @@ fn as_a_child() {
             "unread_socket_and_gone" => unread_socket(time, true).await,
             "kept_open" => kept_open(time, false).await,
             "ended_both_ways" => kept_open(time, true).await,
+            "urgent" => urgent(time).await,
             "full" => full(time).await,
             "full_socket" => full_socket(time).await,
             "starving" => starving(time).await,
@@ -148,6 +149,22 @@ async fn kept_open(time: Duration, own_end: bool) -> io::Result<()> {
     Ok(())
 }
 
+/// Urgent data, which no reading takes: any peer may send some.
+async fn urgent(time: Duration) -> io::Result<()> {
+    let until = on_data(|transport, data| {
+        assert_eq!(data, b"done");
+        transport.close();
+        Ok(())
+    });
+    let (ours, theirs) = tcp_pair()?;
+    let (transport, mut peer) = connected(until, (ours, theirs.try_clone()?)).await?;
+    yield_now().await;
+    socket2::SockRef::from(&theirs).send_out_of_band(b"!")?;
+    sleep(time).await;
+    peer.write_all(b"done")?;
+    transport.closed().await
+}
+
 /// More is queued than the peer takes.
 async fn full(time: Duration) -> io::Result<()> {
     let (transport, _peer) = connected(KeepOpen, StdUnixStream::pair()?).await?;
@@ -222,6 +239,17 @@ fn a_peer_that_reads_nothing_is_not_pestered() {
     for name in ["full", "full_socket"] {
         assert_rests(name);
     }
+}
+
+#[test]
+fn urgent_data_wakes_nobody() {
+    let calls = calls_for("urgent", 300).total();
+    let most = if cfg!(polling_test_poll_backend) {
+        150
+    } else {
+        50
+    };
+    assert!(calls < most, "{calls}");
 }
 
 #[test]

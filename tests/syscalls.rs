@@ -8,6 +8,7 @@ mod trace;
 
 use std::io;
 use std::net::UdpSocket as StdUdpSocket;
+use std::os::fd::AsRawFd;
 use std::process::Command;
 use std::thread;
 use std::time::Duration;
@@ -17,7 +18,7 @@ use coracle::time::{sleep, timeout};
 use coracle::{create_datagram_endpoint, on_datagram, Address, DatagramOptions, Family};
 use coracle::{DatagramProtocol, DatagramTransport};
 use process::{example, LIMIT};
-use trace::{assert_rests, calls_for, calls_per_round, limit, own_role, role};
+use trace::{assert_rests, calls_for, calls_per_round, calls_with, limit, own_role, role};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -53,6 +54,8 @@ fn as_a_child() {
             "unread" => unread(time).await,
             "unread_endpoint" => unread_endpoint(time).await,
             "unread_error" => unread_error(time).await,
+            "error_queue" => error_queue(time, false).await,
+            "error_queue_endpoint" => error_queue(time, true).await,
             "full" => full(time).await,
             "full_connected" => full_connected(time).await,
             "full_endpoint" => full_endpoint(time).await,
@@ -184,6 +187,46 @@ async fn unread_error(time: Duration) -> io::Result<()> {
     Ok(())
 }
 
+/// A message in the error queue, which is the user's; an endpoint may wait for data.
+async fn error_queue(time: Duration, is_endpoint: bool) -> io::Result<()> {
+    let peer = StdUdpSocket::bind("127.0.0.1:0")?;
+    let socket = socket2::Socket::from(StdUdpSocket::bind("127.0.0.1:0")?);
+    let flags = libc::SOF_TIMESTAMPING_TX_SOFTWARE | libc::SOF_TIMESTAMPING_SOFTWARE;
+    // SAFETY: the value is an int, and its size is told.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_TIMESTAMPING,
+            std::ptr::from_ref(&flags).cast(),
+            size_of_val(&flags) as _,
+        )
+    };
+    assert_eq!(result, 0);
+    let own = socket.local_addr()?.as_socket().unwrap();
+    let done = "done".as_bytes();
+    if is_endpoint {
+        let until = on_datagram(|transport, data, _| {
+            assert_eq!(data, b"done");
+            transport.close();
+        });
+        let options = DatagramOptions::new().sock(std::net::UdpSocket::from(socket));
+        let (transport, _) = create_datagram_endpoint(|| until, options).await?;
+        transport.send_to(b"stamped", &peer.local_addr()?.into())?;
+        sleep(time).await;
+        peer.send_to(done, own)?;
+        return transport.closed().await;
+    }
+    let socket = UdpSocket::try_from(std::net::UdpSocket::from(socket))?;
+    register(&socket).await;
+    let to = peer.local_addr()?.into();
+    socket.send_to(b"stamped", &to).await?;
+    sleep(time).await;
+    peer.send_to(done, own)?;
+    socket.recv(&mut [0; 16]).await?;
+    Ok(())
+}
+
 /// A receiver that takes nothing, at a name that the system has chosen.
 fn receiver() -> io::Result<(UnixDatagram, Address)> {
     let receiver = UnixDatagram::bind(Address::UNNAMED)?;
@@ -282,6 +325,20 @@ fn an_unread_error_wakes_nobody() {
 }
 
 #[test]
+fn what_is_in_the_error_queue_wakes_nobody() {
+    for name in ["error_queue", "error_queue_endpoint"] {
+        let calls = calls_for(name, 300).total();
+        // Where there are no edges, it is looked at again now and then.
+        let most = if cfg!(polling_test_poll_backend) {
+            150
+        } else {
+            50
+        };
+        assert!(calls < most, "{name}: {calls}");
+    }
+}
+
+#[test]
 fn a_full_unix_receiver_is_not_pestered() {
     // The system does not tell when there is room: a try every now and then.
     let calls = calls_for("full", 300).total();
@@ -295,4 +352,18 @@ fn an_endpoint_does_not_pester_a_full_unix_receiver() {
     let calls = calls_for("full_endpoint", 300).total();
     assert!(calls < 300, "{calls}");
     assert_rests("full_connected_endpoint");
+}
+
+/// As far as the loop is concerned: the first four calls prepare it and have it watch the socket.
+#[test]
+fn what_the_poller_refuses_to_forget_is_asked_for_again() {
+    let rests = |option: &str, bound| {
+        let calls = calls_with(&["-e", option], "unread", 300).total();
+        assert!(calls < bound, "{option}: {calls}");
+    };
+    for refused in 5..=6 {
+        rests(&format!("inject=epoll_ctl:error=ENOMEM:when={refused}"), 60);
+    }
+    // There is no end of it: it does not take the processor.
+    rests("inject=epoll_ctl:error=ENOMEM:when=5+", 500);
 }

@@ -198,8 +198,12 @@ macro_rules! common_io {
             Ok(batch.len())
         }
 
-        /// Waits until a datagram, or an error, is there to be received. It may turn out to be
-        /// gone.
+        /// Waits until a datagram, or an error, is there to be received, which the system has
+        /// reported and nobody has taken since: on a new socket, too, so that with a
+        /// [`timeout`](crate::time::timeout) it is an idle check. It may turn out to be gone.
+        ///
+        /// What stays when it has been looked for in vain, such as messages in the error queue,
+        /// is not reported again and again.
         ///
         /// # Errors
         /// Only if waiting is impossible.
@@ -213,7 +217,8 @@ macro_rules! common_io {
             .await
         }
 
-        /// Waits until a datagram can be sent. It may turn out that it cannot.
+        /// Waits until a datagram can be sent, as the system has reported, or as is to be expected
+        /// after the last send. It may turn out that it cannot.
         ///
         /// # Errors
         /// Only if waiting is impossible.
@@ -246,10 +251,9 @@ macro_rules! escape_hatch {
             &self,
             mut operation: impl FnMut(socket2::SockRef<'_>) -> io::Result<T>,
         ) -> io::Result<T> {
-            let mut tried = false;
             wait(&self.inner, Direction::Read, |waiter| {
                 self.inner
-                    .poll_with(Direction::Read, &mut tried, waiter, &mut operation)
+                    .poll_with(Direction::Read, waiter, &mut operation)
             })
             .await
         }
@@ -265,10 +269,9 @@ macro_rules! escape_hatch {
             &self,
             mut operation: impl FnMut(socket2::SockRef<'_>) -> io::Result<T>,
         ) -> io::Result<T> {
-            let mut tried = false;
             wait(&self.inner, Direction::Write, |waiter| {
                 self.inner
-                    .poll_with(Direction::Write, &mut tried, waiter, &mut operation)
+                    .poll_with(Direction::Write, waiter, &mut operation)
             })
             .await
         }

@@ -191,8 +191,9 @@ macro_rules! stream_methods {
             self.inner.try_write(bufs)
         }
 
-        /// Waits until there is something to read, the end included. It may turn out that there
-        /// is not.
+        /// Waits until there is something to read, the end included, which the system has reported
+        /// and nobody has read since: on a new stream, too, so that with a
+        /// [`timeout`](crate::time::timeout) it is an idle check. It may turn out to be gone.
         ///
         /// A task that waits like this and then uses [`try_read`](Self::try_read) needs no buffer
         /// of its own while it waits.
@@ -209,7 +210,8 @@ macro_rules! stream_methods {
             .await
         }
 
-        /// Waits until something can be written. It may turn out that it cannot.
+        /// Waits until something can be written, as the system has reported, or as is to be
+        /// expected after a write that took all. It may turn out that it cannot.
         ///
         /// # Errors
         /// Only if waiting is impossible.
@@ -427,7 +429,8 @@ macro_rules! listener_methods {
         ///
         /// # Errors
         /// The system's: too many descriptors are open, for example. The listener stays, and the
-        /// connection waits to be accepted.
+        /// connection waits to be accepted. Connections that were gone before they could be
+        /// accepted are skipped; what the system says of them is told after a thousand in a row.
         ///
         /// # Cancel safety
         /// No connection is lost.
@@ -465,7 +468,8 @@ macro_rules! listener_methods {
             Incoming { listener: self }
         }
 
-        /// Waits until a connection is there to be accepted. It may turn out to be gone.
+        /// Waits until a connection is there to be accepted, which the system has reported and
+        /// nobody has accepted since; on a new listener, too. It may turn out to be gone.
         ///
         /// # Errors
         /// Only if waiting is impossible.

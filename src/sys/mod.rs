@@ -243,8 +243,13 @@ pub(crate) trait StreamOps:
     fn abandon(&self) {}
 
     fn shutdown(&self, how: Shutdown) -> io::Result<()>;
+    /// Ready if there is something to read, as far as is known; not since nobody has tried.
     fn poll_readable(&self, waiter: &mut Waiter<'_>) -> Poll<io::Result<()>>;
     fn poll_writable(&self, waiter: &mut Waiter<'_>) -> Poll<io::Result<()>>;
+    /// Ready if it is worth to try, for whoever reads then: finding out is the read's.
+    fn poll_worth_reading(&self, waiter: &mut Waiter<'_>) -> Poll<io::Result<()>> {
+        self.poll_readable(waiter)
+    }
 
     fn local_addr(&self) -> io::Result<Address>;
     fn peer_addr(&self) -> io::Result<Address>;

@@ -114,12 +114,17 @@ pub(crate) fn own_role() -> Option<(String, u64)> {
 
 /// The system calls that a role makes for an amount of what it does, be it milliseconds or work.
 pub(crate) fn calls_for(name: &str, amount: u64) -> Calls {
+    calls_with(&[], name, amount)
+}
+
+/// The same with more of strace's options, which may have system calls fail.
+pub(crate) fn calls_with(options: &[&str], name: &str, amount: u64) -> Calls {
     let [none, all] = [0, amount].map(|amount| {
         let folder = tempfile::tempdir().unwrap();
         let summary = folder.path().join("summary");
         let mut role = role(name);
         role.env(AMOUNT, amount.to_string());
-        let done = run(&mut traced(&role, &summary, &[]));
+        let done = run(&mut traced(&role, &summary, options));
         assert!(done.status.success(), "{done:?}");
         Calls::read(&summary).expect("strace has ended")
     });

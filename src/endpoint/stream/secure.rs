@@ -193,7 +193,7 @@ impl Shared {
         loop {
             // Where no lock is held.
             if waits {
-                ready!(stream.poll_readable(waiter))?;
+                ready!(stream.poll_worth_reading(waiter))?;
             }
             if let Poll::Ready(result) = self.decrypt(stream, buf) {
                 return Poll::Ready(result);
@@ -232,7 +232,7 @@ impl Shared {
         stream: &Stream,
     ) -> Poll<io::Result<usize>> {
         if !self.has_input() {
-            ready!(stream.poll_readable(waiter))?;
+            ready!(stream.poll_worth_reading(waiter))?;
         }
         lent::with(|buf| self.poll_decrypt(waiter, stream, buf))
     }

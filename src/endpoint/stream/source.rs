@@ -23,7 +23,7 @@ impl Source<'_> {
         if self.secure.is_some_and(Shared::has_input) {
             return Poll::Ready(Ok(()));
         }
-        self.stream.poll_readable(waiter)
+        self.stream.poll_worth_reading(waiter)
     }
 
     /// How many bytes wait to be delivered, where that is known.

@@ -50,8 +50,14 @@ pub(crate) struct Datagram {
 
 impl Datagram {
     fn new(socket: socket2::Socket, family: Family) -> Datagram {
+        // A Unix socket that is not connected is writable although its receivers have no room.
+        let source = if family == Family::Unix {
+            Source::with_guessed_writable(socket)
+        } else {
+            Source::new(socket)
+        };
         Datagram {
-            source: Source::new(socket),
+            source,
             family,
             offload: msg::Offload::new(family),
             earlier: Earlier::default(),
@@ -126,7 +132,7 @@ impl Datagram {
         let lone = self.lone.load(Ordering::Relaxed);
         if lone > 0 {
             self.lone.store(lone - 1, Ordering::Relaxed);
-            self.source.clear_ready(Direction::Read);
+            self.source.settle(Direction::Read);
         }
     }
 
@@ -285,9 +291,11 @@ impl DatagramOps for Datagram {
 
     fn try_recv_batch(&self, into: &mut RecvBatch) -> io::Result<usize> {
         self.refuse_small(into)?;
-        self.source
-            .try_io(Direction::Read, || self.recv_batch(into, usize::MAX))
-            .map(|(received, _)| received)
+        let result = self
+            .source
+            .try_io(Direction::Read, || self.recv_batch(into, usize::MAX));
+        self.tell_earlier();
+        result.map(|(received, _)| received)
     }
 
     fn poll_recv_batch(
@@ -309,9 +317,11 @@ impl DatagramOps for Datagram {
                 self.settle_lone();
             } else if chunk == Chunk::Short {
                 // The queue is empty; if more came since, the kernel says so. It does not of what
-                // we have noted.
-                if !self.earlier.is_some() {
-                    self.source.clear_ready(Direction::Read);
+                // we have noted, which is whoever's who receives next.
+                if self.earlier.is_some() {
+                    self.tell_earlier();
+                } else {
+                    self.source.settle(Direction::Read);
                 }
                 if received == 1 {
                     self.lone.store(LONE, Ordering::Relaxed);
@@ -389,14 +399,14 @@ impl DatagramOps for Datagram {
     }
 
     fn poll_readable(&self, waiter: &mut Waiter<'_>) -> Poll<io::Result<()>> {
-        match self.source.poll_turn(Direction::Read, waiter) {
+        match self.source.poll_reported(Direction::Read, waiter) {
             Poll::Pending if self.earlier.is_some() => Poll::Ready(Ok(())),
             poll => poll,
         }
     }
 
     fn poll_writable(&self, waiter: &mut Waiter<'_>) -> Poll<io::Result<()>> {
-        self.source.poll_turn(Direction::Write, waiter)
+        self.source.poll_reported(Direction::Write, waiter)
     }
 
     fn writable_is_exact(&self) -> bool {

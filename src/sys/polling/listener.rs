@@ -1,7 +1,7 @@
 //! Sockets that accept connections: TCP and Unix.
 
 use std::io;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU8, Ordering};
 use std::task::Poll;
 
 use super::address::{family_of, from_sock_addr, to_sock_addr};
@@ -20,12 +20,21 @@ use crate::wake::Waiter;
 /// one by one, it is a system call for nothing.
 const LONE: u8 = 16;
 
+/// Connections that are gone before they are taken, one after the other, until that is an error of
+/// the listener's.
+const GONE: u32 = 1024;
+
+/// How many of those are skipped in one go.
+const SKIPPED: u32 = 32;
+
 /// A listening socket with its readiness.
 pub(crate) struct Listener {
     source: Source,
     family: Family,
     /// How many more connections are expected to come alone.
     lone: AtomicU8,
+    /// How many connections in a row were gone before they were taken.
+    gone: AtomicU32,
 }
 
 impl Listener {
@@ -34,7 +43,42 @@ impl Listener {
             source: Source::new(socket),
             family,
             lone: AtomicU8::new(0),
+            gone: AtomicU32::new(0),
         }
+    }
+
+    /// One try; `Interrupted` for a connection that is gone.
+    fn accept_one(&self) -> io::Result<(Stream, Address)> {
+        let is_unix = self.family == Family::Unix;
+        let result = kernel::stream::accept(self.io());
+        let error = match result.map(|(socket, addr)| (socket, from_sock_addr(&addr))) {
+            Ok((socket, addr)) => match addr {
+                Err(_) if is_unix => return Ok(self.accepted(socket, Address::UNNAMED)),
+                Ok(addr) => return Ok(self.accepted(socket, addr)),
+                // On some systems one that is gone has no address any more.
+                Err(error) => error,
+            },
+            Err(error) if is_connections(&error) => error,
+            Err(error) => {
+                if error.kind() == io::ErrorKind::WouldBlock {
+                    self.gone.store(0, Ordering::Relaxed);
+                }
+                return Err(error);
+            }
+        };
+        let gone = self.gone.load(Ordering::Relaxed) + 1;
+        if gone > GONE {
+            // Then it is not the connections.
+            self.gone.store(0, Ordering::Relaxed);
+            return Err(error);
+        }
+        self.gone.store(gone, Ordering::Relaxed);
+        Err(io::ErrorKind::Interrupted.into())
+    }
+
+    fn accepted(&self, socket: socket2::Socket, addr: Address) -> (Stream, Address) {
+        self.gone.store(0, Ordering::Relaxed);
+        (Stream::new(socket, self.family), addr)
     }
 
     /// `open` and `listen` where they need not wait, which is everywhere here.
@@ -95,6 +139,39 @@ fn open(config: &ListenerConfig) -> io::Result<Listener> {
     Ok(Listener::new(socket, family))
 }
 
+/// Whether an error of accept(2) is about the connection that was to be accepted, which is gone:
+/// the next may be there.
+fn is_connections(error: &io::Error) -> bool {
+    // Linux passes on what the network has reported of the new connection; EPERM is a firewall's.
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    const CODES: &[i32] = &[
+        libc::ECONNABORTED,
+        libc::EPROTO,
+        libc::ENETDOWN,
+        libc::ENOPROTOOPT,
+        libc::EHOSTDOWN,
+        libc::ENONET,
+        libc::EHOSTUNREACH,
+        libc::EOPNOTSUPP,
+        libc::ENETUNREACH,
+        libc::EPERM,
+    ];
+    #[cfg(all(
+        unix,
+        not(any(target_os = "linux", target_os = "android", target_vendor = "apple"))
+    ))]
+    const CODES: &[i32] = &[libc::ECONNABORTED, libc::EPROTO];
+    // EINVAL is what the options of a connection that is gone give.
+    #[cfg(target_vendor = "apple")]
+    const CODES: &[i32] = &[libc::ECONNABORTED, libc::EPROTO, libc::EINVAL];
+    // WSAECONNABORTED, WSAECONNRESET.
+    #[cfg(windows)]
+    const CODES: &[i32] = &[10053, 10054];
+    error
+        .raw_os_error()
+        .is_some_and(|code| CODES.contains(&code))
+}
+
 waitable!(Listener);
 
 impl ListenerOps for Listener {
@@ -123,23 +200,19 @@ impl ListenerOps for Listener {
     }
 
     fn try_accept(&self) -> io::Result<(Stream, Address)> {
-        loop {
-            let accept = || kernel::stream::accept(self.io());
-            match self.source.try_io(Direction::Read, accept) {
-                Ok((socket, addr)) => {
-                    let addr = from_sock_addr(&addr)?;
-                    return Ok((Stream::new(socket, self.family), addr));
-                }
-                // It was gone before it was taken; the next may be there.
-                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
-                Err(error) => return Err(error),
+        for _ in 0..SKIPPED {
+            match self.source.try_io(Direction::Read, || self.accept_one()) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                result => return result,
             }
         }
+        // As far as is known; the socket is still readable.
+        Err(io::ErrorKind::WouldBlock.into())
     }
 
     fn poll_accept(&self, waiter: &mut Waiter<'_>) -> Poll<io::Result<(Stream, Address)>> {
         let poll = self.source.poll_io(Direction::Read, waiter, || {
-            let result = self.try_accept();
+            let result = self.accept_one();
             if matches!(&result, Err(error) if error.kind() == io::ErrorKind::WouldBlock) {
                 self.lone.store(LONE, Ordering::Relaxed);
             }
@@ -149,14 +222,14 @@ impl ListenerOps for Listener {
             let lone = self.lone.load(Ordering::Relaxed);
             if lone > 0 {
                 self.lone.store(lone - 1, Ordering::Relaxed);
-                self.source.clear_ready(Direction::Read);
+                self.source.settle(Direction::Read);
             }
         }
         poll
     }
 
     fn poll_acceptable(&self, waiter: &mut Waiter<'_>) -> Poll<io::Result<()>> {
-        self.source.poll_turn(Direction::Read, waiter)
+        self.source.poll_reported(Direction::Read, waiter)
     }
 
     fn is_exhaustion(error: &io::Error) -> bool {

@@ -11,6 +11,7 @@ mod listener;
 mod options;
 mod pool;
 mod reactor;
+mod readiness;
 mod resolve;
 #[cfg(unix)]
 mod rights;
@@ -20,6 +21,7 @@ mod source;
 mod stream;
 #[cfg(unix)]
 mod unix;
+mod watched;
 
 // The same items twice: what Linux has, and what every platform has. The hooks run the second on
 // Linux too, for the tests.

@@ -1,18 +1,26 @@
 //! The outer loop, and the sources it waits for.
 
 use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::io;
 use std::mem::ManuallyDrop;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use polling::{Event, PollMode, Poller};
 use slab::Slab;
 
 use super::kernel::wait::{Notifier, Wait, Wake};
-use super::source::{Ready, Watched};
-use crate::sys::{clock, ReactorOps, Step};
+use super::watched::Watched;
+use crate::sys::{clock, NotifierOps, ReactorOps, Step};
+
+/// Events in a row after which the poller could not be told what is wanted, until the loop slows
+/// down, and how much.
+const FAILURES: usize = 16;
+const FAILURE_PAUSE: Duration = Duration::from_millis(10);
 
 thread_local! {
     // Without a destructor, so that it is there for those of other thread-locals. Leaving empties
@@ -32,6 +40,9 @@ pub(super) struct Registry {
     poller: Poller,
     wake: Wake,
     sources: Mutex<Sources>,
+    /// When which sources are to be looked at again; locked last.
+    looks: Mutex<BTreeSet<(Instant, usize)>>,
+    has_looks: AtomicBool,
 }
 
 #[derive(Default)]
@@ -51,6 +62,8 @@ impl ReactorOps for Reactor {
                 poller,
                 wake,
                 sources: Mutex::default(),
+                looks: Mutex::default(),
+                has_looks: AtomicBool::new(false),
             }),
         })
     }
@@ -63,6 +76,7 @@ impl ReactorOps for Reactor {
         let _current = Current::enter(&self.registry)?;
         let mut wait = Wait::new();
         let mut wakers = Vec::new();
+        let mut failures = 0;
         loop {
             let timeout = match step() {
                 Step::Done => return Ok(()),
@@ -71,9 +85,19 @@ impl ReactorOps for Reactor {
                     until.map(|until| until.saturating_duration_since(clock::now()))
                 }
             };
+            let timeout = self.registry.until_look(timeout);
             wait.wait(&self.registry.poller, timeout)?;
-            self.registry.dispatch(&wait, &mut wakers);
+            let result = self.registry.dispatch(&wait, &mut wakers);
+            self.registry.look_again(&mut wakers);
             wakers.drain(..).for_each(Waker::wake);
+            failures = match result {
+                Ok(()) => 0,
+                Err(_) => failures + 1,
+            };
+            // The poller cannot be told to leave something alone, which it may report for ever.
+            if failures > FAILURES {
+                thread::sleep(FAILURE_PAUSE);
+            }
         }
     }
 }
@@ -96,6 +120,64 @@ impl Registry {
         &self.poller
     }
 
+    /// Whether the poller can tell of changes only.
+    pub(super) fn has_edges(&self) -> bool {
+        self.poller.supports_edge()
+    }
+
+    /// Has a source looked at again after a while.
+    pub(super) fn look_later(self: &Arc<Self>, key: usize, after: Duration) {
+        let at = clock::now() + after;
+        let is_first = {
+            let mut looks = self.looks();
+            looks.insert((at, key));
+            self.has_looks.store(true, Ordering::SeqCst);
+            looks.first() == Some(&(at, key))
+        };
+        // On its own thread it is not waiting.
+        let is_own = Registry::current().is_some_and(|current| Arc::ptr_eq(&current, self));
+        if is_first && !is_own {
+            self.wake.notifier(self).notify();
+        }
+    }
+
+    fn looks(&self) -> MutexGuard<'_, BTreeSet<(Instant, usize)>> {
+        self.looks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How long to wait, considering what is to be looked at again.
+    fn until_look(&self, timeout: Option<Duration>) -> Option<Duration> {
+        if !self.has_looks.load(Ordering::SeqCst) {
+            return timeout;
+        }
+        let next = self.looks().first().map(|(at, _)| *at);
+        let next = next.map(|at| at.saturating_duration_since(clock::now()));
+        match (timeout, next) {
+            (Some(timeout), Some(next)) => Some(timeout.min(next)),
+            (timeout, next) => timeout.or(next),
+        }
+    }
+
+    /// Looks at those whose time has come.
+    fn look_again(&self, wakers: &mut Vec<Waker>) {
+        if !self.has_looks.load(Ordering::SeqCst) {
+            return;
+        }
+        let due = {
+            let mut looks = self.looks();
+            let later = looks.split_off(&(clock::now(), usize::MAX));
+            self.has_looks.store(!later.is_empty(), Ordering::SeqCst);
+            std::mem::replace(&mut *looks, later)
+        };
+        for (_, key) in due {
+            let source = self.sources().slab.get(key).cloned();
+            // Missing if it was removed since.
+            if let Some(source) = source {
+                source.look_again(self, key, wakers);
+            }
+        }
+    }
+
     fn sources(&self) -> MutexGuard<'_, Sources> {
         self.sources.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -111,11 +193,11 @@ impl Registry {
 
     /// Has the poller watch a socket that it does not know.
     #[allow(unsafe_code)]
-    pub(super) fn add(&self, io: &socket2::Socket, event: Event) -> io::Result<()> {
+    pub(super) fn add(&self, io: &socket2::Socket, event: Event, mode: PollMode) -> io::Result<()> {
         // SAFETY: the socket must be deleted from the poller before it is closed. The entry of
         // `insert` keeps it open, and both ways to drop the entry, `remove` and `end`, delete it
         // from the poller first.
-        unsafe { self.poller.add_with_mode(io, event, PollMode::Level) }
+        unsafe { self.poller.add_with_mode(io, event, mode) }
     }
 
     /// Forgets a socket; the last step before it may be closed.
@@ -125,8 +207,9 @@ impl Registry {
             let source = sources.slab.try_remove(key);
             if let Some(source) = &source {
                 if source.unregister(None) {
-                    // Fails only if it is not there any more, which is what is wanted.
-                    let _ = self.poller.delete(source.io());
+                    // Fails for good only if it is not there any more, which is what is wanted.
+                    let deleted = self.poller.delete(source.io());
+                    let _ = deleted.or_else(|_| self.poller.delete(source.io()));
                 }
             }
             source
@@ -134,24 +217,22 @@ impl Registry {
         drop(source);
     }
 
-    /// Tells the sources what the kernel reported.
-    fn dispatch(&self, wait: &Wait, wakers: &mut Vec<Waker>) {
+    /// Tells the sources what the kernel reported. An error is one of the poller's, which goes on
+    /// reporting something that nobody waits for.
+    fn dispatch(&self, wait: &Wait, wakers: &mut Vec<Waker>) -> io::Result<()> {
         let mut events = wait.events().peekable();
         if events.peek().is_none() {
-            return;
+            return Ok(());
         }
         let sources = self.sources();
-        for Ready {
-            key,
-            readable,
-            writable,
-        } in events
-        {
+        let mut result = Ok(());
+        for ready in events {
             // Missing if it was removed after the kernel reported it.
-            if let Some(source) = sources.slab.get(key) {
-                source.report(&self.poller, key, readable, writable, wakers);
+            if let Some(source) = sources.slab.get(ready.key) {
+                result = source.report(self, &ready, wakers).and(result);
             }
         }
+        result
     }
 
     /// The loop has ended: whoever waits here must wait elsewhere.

@@ -98,7 +98,7 @@ impl StreamOps for Stream {
         let stream = Stream::new(socket, family);
         let result = match result {
             Err(error) if is_in_progress(&error) => {
-                stream.source.clear_ready(Direction::Write);
+                stream.source.settle(Direction::Write);
                 poll_fn(|cx| {
                     let mut waiter = Waiter::polled(cx);
                     stream
@@ -144,7 +144,7 @@ impl StreamOps for Stream {
         // What is less than the system was asked for is all there was; if more came since, or the end, the kernel
         // says so.
         if matches!(&result, Ok(read) if (1..room).contains(read)) {
-            self.source.clear_ready(Direction::Read);
+            self.source.settle(Direction::Read);
         }
         result
     }
@@ -179,7 +179,7 @@ impl StreamOps for Stream {
         });
         let offered: usize = bufs.iter().map(|buf| buf.len()).sum();
         if matches!(&result, Ok(written) if *written < offered) {
-            self.source.clear_ready(Direction::Write);
+            self.source.settle(Direction::Write);
         }
         result
     }
@@ -194,11 +194,15 @@ impl StreamOps for Stream {
     }
 
     fn poll_readable(&self, waiter: &mut Waiter<'_>) -> Poll<io::Result<()>> {
-        self.source.poll_turn(Direction::Read, waiter)
+        self.source.poll_reported(Direction::Read, waiter)
     }
 
     fn poll_writable(&self, waiter: &mut Waiter<'_>) -> Poll<io::Result<()>> {
-        self.source.poll_turn(Direction::Write, waiter)
+        self.source.poll_reported(Direction::Write, waiter)
+    }
+
+    fn poll_worth_reading(&self, waiter: &mut Waiter<'_>) -> Poll<io::Result<()>> {
+        self.source.poll_turn(Direction::Read, waiter)
     }
 
     fn local_addr(&self) -> io::Result<Address> {

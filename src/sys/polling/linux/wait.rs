@@ -15,7 +15,7 @@ use rustix::event::{epoll, eventfd, poll, EventfdFlags, PollFd, PollFlags, Times
 use rustix::io::Errno;
 
 use crate::sys::polling::reactor::Registry;
-use crate::sys::polling::source::Ready;
+use crate::sys::polling::watched::Ready;
 use crate::sys::NotifierOps;
 
 /// Events taken by one wait.

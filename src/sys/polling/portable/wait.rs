@@ -8,7 +8,7 @@ use std::time::Duration;
 use polling::{Events, Poller};
 
 use crate::sys::polling::reactor::Registry;
-use crate::sys::polling::source::Ready;
+use crate::sys::polling::watched::Ready;
 use crate::sys::NotifierOps;
 
 /// Events taken by one wait.
