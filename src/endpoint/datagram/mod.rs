@@ -2,7 +2,9 @@
 
 pub(crate) mod driver;
 pub(crate) mod options;
+mod outbox;
 pub(crate) mod protocol;
+mod room;
 mod shared;
 pub(crate) mod transport;
 

@@ -1,0 +1,408 @@
+//! Who may use how much of a Unix socket's send buffer.
+//!
+//! Linux charges a datagram to its sender until it is read. So a few receivers that read nothing
+//! fill the send buffer, and then nothing goes to anybody. The system tells only the sum of what is
+//! unread, not whose it is; that is worked out here:
+//!
+//! - A quarter of the buffer is for whoever comes. Nothing is recorded below that, and the sum is asked
+//!   for only when the estimate reaches it.
+//! - Above, each receiver may have some of what is left unread, less the less is left, and one
+//!   datagram at least.
+//! - The *floor* is the part of the sum that does not go down. Whenever the sum is back at it, all
+//!   that was sent above it has been read. A receiver reads in order, so those it was sent to have
+//!   read everything: they start anew.
+//! - When the sum stays above, one of those that were sent to since does not read. They are
+//!   *suspects* then, and the floor rises to the sum. A suspect is sent one datagram, no two of
+//!   them at a time, and is cleared if the sum comes back. One that fails is tried again ever more
+//!   rarely, and if it was certainly the one, only after somebody has read.
+
+use std::collections::HashMap;
+use std::io;
+use std::time::{Duration, Instant};
+
+use crate::address::Address;
+
+/// The part of the buffer that is for whoever comes.
+const ANYBODY: usize = 4;
+
+/// Beyond it, the part of the free room that a receiver may take, were all of the buffer free.
+const SHARE: usize = 16;
+
+/// Receivers remembered at a time. There are fewer datagrams in a send buffer of the usual size.
+const ACCOUNTS: usize = 1024;
+
+/// How long a suspect has to read the one datagram it is sent, and waits after it did not: doubled
+/// with each failure.
+const TRIAL: Duration = Duration::from_millis(1);
+const LONGEST_TRIAL: Duration = Duration::from_secs(1);
+
+/// Even if nobody seems to have read, a suspect is tried again after this.
+const PAROLE: Duration = Duration::from_secs(60);
+
+/// In the last part of the buffer, suspects wait as if they had failed so many times more, and have
+/// no trial at all once they have failed so often.
+const LAST: usize = 4;
+const LATER: u32 = 8;
+const OFTEN: u32 = 3;
+
+/// The socket, as far as it matters here.
+pub(super) trait Wire {
+    fn try_send(&self, data: &[u8], to: &Address) -> io::Result<()>;
+    /// Bytes of the send buffer that are taken. `None` where receivers have room of their own.
+    fn unread(&self) -> Option<usize>;
+    /// Bytes that the send buffer has; as for `unread`.
+    fn capacity(&self) -> Option<usize>;
+    fn now(&self) -> Instant;
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Room {
+    /// `None`: nothing is charged to the sender.
+    capacity: Option<usize>,
+    /// No more than this is unread, and exactly this if it is fresh.
+    level: usize,
+    fresh: bool,
+    /// More than that quarter is taken: it is recorded who is sent what.
+    crowded: bool,
+    floor: usize,
+    /// Suspects, and those that were sent something since the sum was last at the floor.
+    accounts: HashMap<Address, Account>,
+    /// The latter.
+    open: Vec<Address>,
+    /// How often the floor went down.
+    drops: u64,
+    /// The suspect on trial, and until when.
+    trial: Option<(Address, Instant)>,
+    /// The sum at the last tick; whether anything was sent since, and somebody has had his share
+    /// who is no suspect.
+    seen: usize,
+    moved: bool,
+    refused: bool,
+}
+
+#[derive(Debug, Default)]
+struct Account {
+    /// Since the sum was last at the floor.
+    sent: usize,
+    suspect: Option<Suspect>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Suspect {
+    failures: u32,
+    not_before: Instant,
+    /// The count of drops when it was certain that it had failed.
+    failed_at: Option<u64>,
+}
+
+/// Whether a receiver has not read what it was sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Failure {
+    /// It may be another.
+    None,
+    /// It was on trial, but may have read what others have not.
+    Likely,
+    Certain,
+}
+
+/// What Linux charges for a datagram of `len` bytes, nearly.
+fn cost(len: usize) -> usize {
+    const LINEAR: usize = 16 * 1024;
+    match len + 320 {
+        small @ ..=LINEAR => 256 + small.next_power_of_two(),
+        _ => len + 4096,
+    }
+}
+
+fn doubled(time: Duration, failures: u32, longest: Duration) -> Duration {
+    (time * (1 << failures.min(20))).min(longest)
+}
+
+impl Room {
+    pub(super) fn new(capacity: Option<usize>) -> Room {
+        Room {
+            capacity,
+            ..Room::default()
+        }
+    }
+
+    /// Whether a datagram of `len` bytes may be sent to `to` now.
+    pub(super) fn admits(&mut self, wire: &impl Wire, to: &Address, len: usize) -> bool {
+        let cost = cost(len);
+        if self.is_calm_with(wire, cost) {
+            return true;
+        }
+        if self.free() == 0 {
+            return false;
+        }
+        match self.accounts.get(to) {
+            None => true,
+            Some(Account {
+                sent,
+                suspect: None,
+            }) => {
+                let admits = *sent == 0 || sent + cost <= self.share();
+                self.refused |= !admits;
+                admits
+            }
+            Some(Account {
+                suspect: Some(suspect),
+                ..
+            }) => {
+                let failures = suspect.failures;
+                self.may_try(wire, suspect) && self.ends_trial_for(wire, failures)
+            }
+        }
+    }
+
+    /// Whether `count` datagrams of `len` bytes may be sent to anybody.
+    pub(super) fn admits_all(
+        &mut self,
+        wire: &impl Wire,
+        datagrams: impl Iterator<Item = (usize, usize)>,
+    ) -> bool {
+        self.capacity.is_none()
+            || self.is_calm_with(wire, datagrams.map(|(len, count)| cost(len) * count).sum())
+    }
+
+    /// A datagram has been sent.
+    pub(super) fn sent(&mut self, wire: &impl Wire, to: &Address, len: usize) {
+        let cost = cost(len);
+        self.add(cost);
+        if !self.crowded {
+            return;
+        }
+        if self.accounts.len() >= ACCOUNTS && !self.accounts.contains_key(to) {
+            self.forget();
+        }
+        let account = self.accounts.entry(*to).or_default();
+        if account.sent == 0 {
+            self.open.push(*to);
+        }
+        account.sent += cost;
+        if let Some(suspect) = account.suspect {
+            let time = doubled(TRIAL, suspect.failures, LONGEST_TRIAL);
+            self.trial = Some((*to, wire.now() + time));
+        }
+    }
+
+    /// Datagrams that `admits_all` has let through have been sent.
+    pub(super) fn sent_all(&mut self, datagrams: impl Iterator<Item = (usize, usize)>) {
+        self.add(datagrams.map(|(len, count)| cost(len) * count).sum());
+    }
+
+    fn add(&mut self, cost: usize) {
+        self.level += cost;
+        self.moved = true;
+        self.fresh = false;
+    }
+
+    /// Time has passed: others may have read.
+    pub(super) fn pass(&mut self) {
+        self.fresh = false;
+    }
+
+    /// The system says that nobody is at `to`: what that had not read is gone, too.
+    pub(super) fn gone(&mut self, to: &Address) {
+        if self.accounts.remove(to).is_some() {
+            self.open.retain(|open| open != to);
+            if self.trial.is_some_and(|(on_trial, _)| on_trial == *to) {
+                self.trial = None;
+            }
+        }
+    }
+
+    /// After the system has said that there is no room: whether that is so for everybody.
+    pub(super) fn is_full(&mut self, wire: &impl Wire) -> bool {
+        if self.capacity.is_none() {
+            return false;
+        }
+        self.capacity = wire.capacity();
+        self.fresh = false;
+        self.refresh(wire);
+        let is_full = self.free() == 0;
+        if is_full {
+            self.crowd();
+        }
+        is_full
+    }
+
+    /// Now and then while datagrams wait: sees who does not read.
+    pub(super) fn tick(&mut self, wire: &impl Wire) {
+        if !self.crowded {
+            return;
+        }
+        self.capacity = wire.capacity();
+        self.fresh = false;
+        self.refresh(wire);
+        let rests = !self.moved && self.level == self.seen;
+        let is_over = self.trial.is_some_and(|(_, until)| wire.now() >= until);
+        match (self.trial, self.open.len()) {
+            (_, 0) => self.floor = self.level,
+            (Some(_), 1) if is_over && rests => self.suspect_open(wire),
+            (Some(_), 2..) if is_over || (rests && self.refused) => self.end_trial(wire),
+            // It has the time that it was given.
+            (Some(_), _) => {}
+            _ if rests => self.suspect_open(wire),
+            _ => {}
+        }
+        self.seen = self.level;
+        (self.moved, self.refused) = (false, false);
+    }
+
+    /// Whether so much more stays within what is for anybody.
+    fn is_calm_with(&mut self, wire: &impl Wire, cost: usize) -> bool {
+        let Some(capacity) = self.capacity else {
+            return true;
+        };
+        if !self.crowded && self.level + cost <= capacity / ANYBODY {
+            return true;
+        }
+        if !self.crowded {
+            self.capacity = wire.capacity();
+        }
+        self.refresh(wire);
+        let limit = self
+            .capacity
+            .map_or(usize::MAX, |capacity| capacity / ANYBODY);
+        if self.level == 0 || self.level + cost <= limit {
+            self.crowded = false;
+            self.forget();
+            return true;
+        }
+        self.crowd();
+        false
+    }
+
+    fn free(&self) -> usize {
+        self.capacity
+            .map_or(usize::MAX, |capacity| capacity.saturating_sub(self.level))
+    }
+
+    /// What a receiver that is no suspect may have unread.
+    fn share(&self) -> usize {
+        let free = self.free();
+        match self.capacity {
+            Some(capacity @ 1..) => {
+                (free as u64 * free as u64 / (capacity * SHARE) as u64) as usize
+            }
+            _ => free,
+        }
+    }
+
+    fn crowd(&mut self) {
+        if !self.crowded {
+            self.crowded = true;
+            self.floor = self.level;
+            self.seen = self.level;
+        }
+    }
+
+    fn forget(&mut self) {
+        self.accounts.clear();
+        self.open.clear();
+        self.trial = None;
+        self.floor = self.level;
+    }
+
+    /// Asks for the sum, unless it is known.
+    fn refresh(&mut self, wire: &impl Wire) {
+        if self.fresh {
+            return;
+        }
+        self.fresh = true;
+        self.level = wire.unread().unwrap_or(0);
+        self.settle();
+    }
+
+    /// Clears those who have read, if the sum is back at the floor.
+    fn settle(&mut self) {
+        if !self.crowded || self.level > self.floor {
+            return;
+        }
+        if self.level < self.floor {
+            self.floor = self.level;
+            self.drops += 1;
+        }
+        for to in self.open.drain(..) {
+            self.accounts.remove(&to);
+        }
+        self.trial = None;
+    }
+
+    /// The sum does not come back to the floor: it is one of those that were sent to since.
+    fn suspect_open(&mut self, wire: &impl Wire) {
+        let failure = match self.open.len() {
+            1 => Failure::Certain,
+            _ => Failure::None,
+        };
+        for to in std::mem::take(&mut self.open) {
+            self.suspect(wire, to, failure);
+        }
+        self.trial = None;
+        self.floor = self.level;
+    }
+
+    /// The sum does not come back, and is most likely kept up by the one on trial.
+    fn end_trial(&mut self, wire: &impl Wire) {
+        if let Some((to, _)) = self.trial.take() {
+            let sent = self.accounts.get(&to).map_or(0, |account| account.sent);
+            self.open.retain(|open| *open != to);
+            self.suspect(wire, to, Failure::Likely);
+            self.floor = self.level.min(self.floor + sent);
+            self.settle();
+        }
+    }
+
+    /// Whether nobody is on trial, or one that has failed more often, who has had his chance then.
+    fn ends_trial_for(&mut self, wire: &impl Wire, failures: u32) -> bool {
+        let Some((to, _)) = self.trial else {
+            return true;
+        };
+        let on_trial = self.accounts.get(&to).and_then(|account| account.suspect);
+        if on_trial.is_some_and(|other| other.failures <= failures) {
+            return false;
+        }
+        self.end_trial(wire);
+        true
+    }
+
+    fn suspect(&mut self, wire: &impl Wire, to: Address, failure: Failure) {
+        let now = wire.now();
+        let account = self.accounts.entry(to).or_default();
+        account.sent = 0;
+        let suspect = account.suspect.get_or_insert(Suspect {
+            failures: 0,
+            not_before: now,
+            failed_at: None,
+        });
+        if failure != Failure::None {
+            suspect.failures += 1;
+            suspect.not_before = now + doubled(TRIAL, suspect.failures, PAROLE);
+        }
+        if failure == Failure::Certain || suspect.failures > 1 {
+            suspect.failed_at = Some(self.drops);
+        }
+    }
+
+    fn may_try(&self, wire: &impl Wire, suspect: &Suspect) -> bool {
+        if suspect.failures == 0 {
+            return true;
+        }
+        let mut after = suspect.not_before;
+        if self.free() < self.capacity.map_or(0, |capacity| capacity / LAST) {
+            if suspect.failures >= OFTEN {
+                return false;
+            }
+            after += doubled(TRIAL, suspect.failures + LATER, PAROLE);
+        }
+        let now = wire.now();
+        now >= after
+            && (suspect.failed_at.is_none_or(|drops| self.drops > drops) || now >= after + PAROLE)
+    }
+
+    #[cfg(test)]
+    pub(super) fn remembers(&self) -> usize {
+        self.accounts.len() + self.open.len()
+    }
+}
