@@ -6,7 +6,7 @@ mod send;
 use std::net::{IpAddr, Ipv4Addr};
 
 pub use self::recv::RecvBatch;
-pub(crate) use self::recv::{Lent, Slot};
+pub(crate) use self::recv::{Kept, Lent, Slot};
 pub(crate) use self::send::Run;
 pub use self::send::SendBatch;
 use crate::address::Address;

@@ -228,6 +228,57 @@ impl Drop for Lent {
     }
 }
 
+/// Received datagrams that wait to be delivered, in no more memory than they need.
+pub(crate) struct Kept {
+    bytes: Box<[u8]>,
+    slots: Box<[Slot]>,
+    /// The datagrams at the front that have been delivered.
+    delivered: usize,
+}
+
+impl Kept {
+    /// The datagrams of `batch` from number `delivered` on, copied.
+    pub(crate) fn new(batch: &RecvBatch, delivered: usize) -> Kept {
+        let mut before = delivered;
+        let slots = batch.slots[..batch.filled].iter().enumerate();
+        let kept: Vec<(usize, &Slot)> = slots
+            .skip_while(|(_, slot)| {
+                let passed = slot.datagrams() <= before;
+                before -= if passed { slot.datagrams() } else { 0 };
+                passed
+            })
+            .collect();
+        let mut bytes = Vec::with_capacity(kept.iter().map(|(_, slot)| slot.len).sum());
+        for (i, slot) in &kept {
+            bytes.extend_from_slice(&batch.arena[i * batch.size..][..slot.len]);
+        }
+        Kept {
+            bytes: bytes.into(),
+            slots: kept.into_iter().map(|(_, slot)| slot.clone()).collect(),
+            delivered: before,
+        }
+    }
+
+    /// Those that wait.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&[u8], &Meta)> {
+        let mut bytes = &self.bytes[..];
+        self.slots
+            .iter()
+            .flat_map(move |slot| {
+                let (data, rest) = bytes.split_at(slot.len);
+                bytes = rest;
+                Segments::new(data, &slot.meta).map(move |data| (data, &slot.meta))
+            })
+            .skip(self.delivered)
+    }
+
+    /// So many of them have been delivered; false if that were all.
+    pub(crate) fn deliver(&mut self, count: usize) -> bool {
+        self.delivered += count;
+        self.delivered < self.slots.iter().map(Slot::datagrams).sum()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -257,6 +308,27 @@ mod tests {
         let expected: [&[u8]; 8] = [b"abc", b"def", b"gh", b"", b"xyz", b"abc", b"def", b"ab"];
         assert_eq!(all, expected);
         assert_eq!(batch.len(), all.len());
+    }
+
+    #[test]
+    fn what_is_kept_is_what_was_not_delivered() {
+        let batch = batch(&[
+            (b"abcdefgh", Some(3)),
+            (b"", None),
+            (b"xyz", None),
+            (b"abcdef", Some(3)),
+        ]);
+        let all: Vec<&[u8]> = batch.iter().map(|(data, _)| data).collect();
+        for delivered in 0..all.len() {
+            let mut kept = Kept::new(&batch, delivered);
+            assert!(kept.bytes.len() <= 17 && kept.slots.len() <= 4);
+            for then in delivered..all.len() {
+                let waiting: Vec<&[u8]> = kept.iter().map(|(data, _)| data).collect();
+                assert_eq!(waiting, all[then..]);
+                assert_eq!(kept.deliver(1), then + 1 < all.len());
+            }
+        }
+        assert_eq!(Kept::new(&batch, 4).bytes.len(), 9, "no more than that");
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Datagrams to be sent, back to back in one buffer.
 
+use std::cell::Cell;
 use std::fmt;
 use std::io;
 use std::task::Poll;
@@ -46,6 +47,11 @@ pub struct SendBatch {
     head_bytes: usize,
 }
 
+thread_local! {
+    /// What endpoints have sent from, for those that send next.
+    static LENT: Cell<SendBatch> = const { Cell::new(SendBatch::EMPTY) };
+}
+
 /// Neighbours that are equal but for their bytes: all of one size, but the last may be shorter. So
 /// the system can take them in one piece, and many are added at little cost.
 #[derive(Clone, PartialEq, Eq)]
@@ -79,7 +85,38 @@ impl Run {
 impl SendBatch {
     /// An empty batch.
     pub fn new() -> SendBatch {
-        SendBatch::default()
+        SendBatch::EMPTY
+    }
+
+    const EMPTY: SendBatch = SendBatch {
+        bytes: Vec::new(),
+        runs: Vec::new(),
+        len: 0,
+        head: 0,
+        head_bytes: 0,
+    };
+
+    /// For an endpoint: memory for a batch that has none, from the thread's.
+    pub(crate) fn equip(&mut self) {
+        if self.bytes.capacity() == 0 && self.runs.capacity() == 0 {
+            *self = LENT.try_with(Cell::take).unwrap_or_default();
+        }
+    }
+
+    /// For an endpoint: leaves the memory of a batch that is empty to the thread, so that an idle
+    /// endpoint has none.
+    pub(crate) fn strip(&mut self) {
+        if self.is_empty() && self.runs.capacity() > 0 {
+            let empty = std::mem::take(self);
+            let _ = LENT.try_with(|kept| kept.set(empty));
+        }
+    }
+
+    /// The datagram at the front, with its destination.
+    pub(crate) fn front(&self) -> Option<(&[u8], Option<&Address>)> {
+        let run = self.runs.get(self.head)?;
+        let data = &self.bytes[self.head_bytes..][..run.bytes(1)];
+        Some((data, run.to.as_ref()))
     }
 
     /// Adds a datagram (copied) for `to`.
@@ -295,6 +332,26 @@ mod tests {
         assert_eq!(waiting(&batch), Vec::from(model));
         batch.advance(batch.len());
         assert_eq!((batch.len(), batch.size()), (0, 0));
+    }
+
+    #[test]
+    fn memory_goes_from_one_to_the_next() {
+        let (mut a, mut b) = (SendBatch::new(), SendBatch::new());
+        a.equip();
+        a.push_connected(&[1; 100]);
+        a.strip();
+        assert_eq!(a.len(), 1, "it is in use");
+        assert_eq!(a.front(), Some((&[1; 100][..], None)));
+        let memory = a.bytes.as_ptr();
+        a.advance(1);
+        a.strip();
+        assert_eq!((a.bytes.capacity(), a.runs.capacity()), (0, 0));
+        assert_eq!(a.front(), None);
+        b.equip();
+        b.push_connected(&[2; 100]);
+        assert_eq!(b.bytes.as_ptr(), memory);
+        b.equip();
+        assert_eq!(waiting(&b), [[2; 100]], "it had some already");
     }
 
     #[test]

@@ -184,6 +184,12 @@ pub(crate) trait DatagramOps:
     /// where the room that lacks is the receiver's: then the sender has to try again later.
     fn writable_is_exact(&self) -> bool;
 
+    /// Bytes of the send buffer that are taken by datagrams which no receiver has read yet. `None`
+    /// where they are not the sender's any more once they are sent.
+    fn unread(&self) -> Option<usize> {
+        None
+    }
+
     fn caps(&self) -> Caps;
     fn get(&self, option: SocketOption) -> io::Result<u32>;
     fn set(&self, option: SocketOption, value: u32) -> io::Result<()>;

@@ -12,6 +12,7 @@ struct Kernel {
     receiver: usize,
     /// By receiver, what it has not read and what it has.
     receivers: RefCell<HashMap<Address, Receiver>>,
+    charged: Cell<usize>,
     now: Cell<Instant>,
     asked: Cell<usize>,
     tried: Cell<usize>,
@@ -43,6 +44,7 @@ impl Kernel {
             capacity: 212_992,
             receiver,
             receivers: RefCell::default(),
+            charged: Cell::new(0),
             now: Cell::new(Instant::now()),
             asked: Cell::new(0),
             tried: Cell::new(0),
@@ -50,9 +52,7 @@ impl Kernel {
     }
 
     fn sum(&self) -> usize {
-        let receivers = self.receivers.borrow();
-        let unread = receivers.values().flat_map(|receiver| &receiver.unread);
-        unread.map(|data| charge(data.len())).sum()
+        self.charged.get()
     }
 
     /// Reads as many as there are, but `count` at most.
@@ -60,9 +60,17 @@ impl Kernel {
         let mut receivers = self.receivers.borrow_mut();
         let receiver = receivers.entry(*who).or_default();
         let count = count.min(receiver.unread.len());
-        let read = receiver.unread.drain(..count);
-        receiver.read.extend(read);
+        for data in receiver.unread.drain(..count) {
+            self.charged.set(self.charged.get() - charge(data.len()));
+            receiver.read.push(data);
+        }
         count
+    }
+
+    /// Nobody has its name any longer.
+    fn close(&self, who: &Address) {
+        self.read(who, usize::MAX);
+        self.receivers.borrow_mut().entry(*who).or_default().is_gone = true;
     }
 
     fn has_read(&self, who: &Address) -> Vec<Vec<u8>> {
@@ -96,6 +104,7 @@ impl Wire for Kernel {
             return Err(io::ErrorKind::WouldBlock.into());
         }
         receiver.unread.push_back(data.to_vec());
+        self.charged.set(self.charged.get() + charge(data.len()));
         Ok(())
     }
 
@@ -123,6 +132,7 @@ const MILLI: Duration = Duration::from_millis(1);
 struct Endpoint {
     kernel: Kernel,
     outbox: Outbox,
+    calls: usize,
     dropped: usize,
     errors: Vec<io::Error>,
 }
@@ -133,6 +143,7 @@ impl Endpoint {
         Endpoint {
             outbox: Outbox::new(Some(kernel.capacity)),
             kernel,
+            calls: 0,
             dropped: 0,
             errors: Vec::new(),
         }
@@ -179,7 +190,11 @@ impl Endpoint {
         self.pump(When::Tick);
     }
 
-    fn check(&self) {
+    fn check(&mut self) {
+        self.calls += 1;
+        if self.calls % 32 != 0 {
+            return;
+        }
         let outbox = &self.outbox;
         let queues = outbox.queues.values();
         let sum = |of: fn(&Queue) -> usize| queues.clone().map(of).sum::<usize>();
@@ -209,8 +224,7 @@ impl Endpoint {
                 waited += 1;
                 assert!(
                     waited <= limit,
-                    "round {round} has waited {waited} ms for {who}: {:#?}",
-                    self.outbox.room
+                    "round {round} has waited {waited} ms for {who}"
                 );
                 self.tick(MILLI);
             }
@@ -251,7 +265,7 @@ fn many_that_do_not_read_hold_up_nobody() {
     for receiver in [10, 512] {
         let mut endpoint = Endpoint::new(receiver);
         let good: Vec<Address> = (0..5).map(|i| name(1000 + i)).collect();
-        for silent in 0..25 {
+        for silent in 0..20 {
             let silent = name(silent);
             for i in 0..300 {
                 endpoint.send(&[7; 1_000], &silent);
@@ -392,13 +406,7 @@ fn one_that_is_gone_is_told_by_datagram_and_frees_its_room() {
     endpoint.ping_pong(&good, 10, 100, 10);
     let waits = endpoint.outbox.len();
     assert!(waits > 100);
-    {
-        let mut receivers = endpoint.kernel.receivers.borrow_mut();
-        *receivers.get_mut(&gone).unwrap() = Receiver {
-            is_gone: true,
-            ..Receiver::default()
-        };
-    }
+    endpoint.kernel.close(&gone);
     for _ in 0..100 {
         endpoint.tick(100 * MILLI);
     }

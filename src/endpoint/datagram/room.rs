@@ -69,7 +69,7 @@ pub(super) struct Room {
     accounts: HashMap<Address, Account>,
     /// The latter.
     open: Vec<Address>,
-    /// How often the floor went down.
+    /// How often somebody was found to have read of what was below the floor, or may have.
     drops: u64,
     /// The suspect on trial, and until when.
     trial: Option<(Address, Instant)>,
@@ -105,12 +105,14 @@ enum Failure {
     Certain,
 }
 
-/// What Linux charges for a datagram of `len` bytes, nearly.
+/// What Linux charges for a datagram of `len` bytes, with pages of 4 KiB: memory for it and for what
+/// describes it, from the allocator as far as that goes and in pages beyond.
 fn cost(len: usize) -> usize {
-    const LINEAR: usize = 16 * 1024;
-    match len + 320 {
-        small @ ..=LINEAR => 256 + small.next_power_of_two(),
-        _ => len + 4096,
+    const PAGE: usize = 4096;
+    const LINEAR: usize = 4 * PAGE;
+    match (len + 320).checked_sub(LINEAR) {
+        Some(beyond) => 256 + LINEAR + beyond.div_ceil(PAGE) * PAGE,
+        None => 256 + (len + 320).next_power_of_two(),
     }
 }
 
@@ -305,6 +307,10 @@ impl Room {
         self.floor = self.level;
     }
 
+    fn sent_to(&self, to: &Address) -> usize {
+        self.accounts.get(to).map_or(0, |account| account.sent)
+    }
+
     /// Asks for the sum, unless it is known.
     fn refresh(&mut self, wire: &impl Wire) {
         if self.fresh {
@@ -336,17 +342,20 @@ impl Room {
             1 => Failure::Certain,
             _ => Failure::None,
         };
+        let all_unread = self.floor + self.open.iter().map(|to| self.sent_to(to)).sum::<usize>();
         for to in std::mem::take(&mut self.open) {
             self.suspect(wire, to, failure);
         }
         self.trial = None;
+        self.drops += u64::from(self.level < all_unread);
         self.floor = self.level;
     }
 
     /// The sum does not come back, and is most likely kept up by the one on trial.
     fn end_trial(&mut self, wire: &impl Wire) {
         if let Some((to, _)) = self.trial.take() {
-            let sent = self.accounts.get(&to).map_or(0, |account| account.sent);
+            let sent = self.sent_to(&to);
+            self.drops += u64::from(self.level < self.floor + sent);
             self.open.retain(|open| *open != to);
             self.suspect(wire, to, Failure::Likely);
             self.floor = self.level.min(self.floor + sent);

@@ -415,6 +415,14 @@ impl DatagramOps for Datagram {
         self.family != Family::Unix || self.io().peer_addr().is_ok()
     }
 
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    fn unread(&self) -> Option<usize> {
+        match self.family {
+            Family::Unix => super::unix::unread(self.io()).ok(),
+            _ => None,
+        }
+    }
+
     fn caps(&self) -> Caps {
         msg::caps(self.io(), self.family, &self.offload)
     }

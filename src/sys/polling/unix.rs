@@ -174,6 +174,21 @@ fn get_option<T: Integers>(
     Ok(value)
 }
 
+/// What a datagram socket has sent and receivers have not read, in bytes of its send buffer.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+#[allow(unsafe_code)]
+pub(super) fn unread(socket: &socket2::Socket) -> io::Result<usize> {
+    use std::os::fd::AsRawFd;
+
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: the descriptor is open as long as the socket is borrowed, and the pointer is to a
+    // variable of the type that the request, which is SIOCOUTQ under another name, writes.
+    if unsafe { libc::ioctl(socket.as_raw_fd(), libc::TIOCOUTQ, &mut bytes) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(usize::try_from(bytes).unwrap_or(0))
+}
+
 #[cfg(not(any(
     target_os = "linux",
     target_os = "android",
