@@ -8,7 +8,9 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use crate::batch::{Lent, Meta};
+use crate::batch::{Kept, Lent, Meta, RecvBatch};
+use crate::endpoint::datagram::linger::Linger;
+use crate::endpoint::datagram::outbox::When;
 use crate::endpoint::datagram::protocol::DatagramProtocol;
 use crate::endpoint::datagram::shared::Socket;
 use crate::endpoint::datagram::transport::DatagramTransport;
@@ -25,6 +27,12 @@ use crate::wake::Waiter;
 /// repeats for ever must not take the processor.
 const ERRORS_IN_A_ROW: usize = 16;
 const ERROR_PAUSE: Duration = Duration::from_millis(100);
+
+/// Batches that are sent in one go before other tasks have their turn.
+const BATCHES: usize = 64;
+
+/// Callbacks about what has happened, in one go: a protocol may cause more in each.
+const TOLD: usize = 32;
 
 /// The future that makes a datagram endpoint work: it receives, calls the protocol, and sends what
 /// is queued. It ends when the endpoint is closed.
@@ -44,6 +52,8 @@ pub struct DatagramDriver<P: DatagramProtocol> {
     cell: Arc<Cell<P>>,
     waker: Option<Waker>,
     made: bool,
+    /// It sends to each receiver in turn.
+    has_receivers: bool,
     /// What the shared state said when it was looked at last; `attention` calls for another look.
     phase: Phase,
     reading: bool,
@@ -51,8 +61,10 @@ pub struct DatagramDriver<P: DatagramProtocol> {
     /// In a callback: if it is left by a panic, the driver is dropped like this.
     calling: bool,
     /// Received, but not delivered since the protocol has paused reading.
-    held: Option<(Lent, usize)>,
+    held: Option<Kept>,
     backoff: Backoff,
+    /// Closing, and for how long.
+    linger: Option<Linger>,
     errors_in_a_row: usize,
     error_pause: Option<Sleep>,
 }
@@ -63,7 +75,9 @@ impl<P: DatagramProtocol> DatagramDriver<P> {
         socket: Socket,
         cell: Arc<Cell<P>>,
     ) -> DatagramDriver<P> {
+        let has_receivers = transport.shared.lock().outbox.is_some();
         DatagramDriver {
+            has_receivers,
             transport,
             socket: Some(socket),
             cell,
@@ -75,6 +89,7 @@ impl<P: DatagramProtocol> DatagramDriver<P> {
             calling: false,
             held: None,
             backoff: Backoff::new(),
+            linger: None,
             errors_in_a_row: 0,
             error_pause: None,
         }
@@ -113,10 +128,20 @@ impl<P: DatagramProtocol> DatagramDriver<P> {
             });
             self.look();
         }
-        let sending = match self.queued {
-            true => self.poll_send(cx),
-            false => Poll::Pending,
+        let sending = match (self.queued, self.has_receivers) {
+            (true, true) => self.poll_send_by_receiver(cx),
+            (true, false) => self.poll_send(cx),
+            (false, _) => Poll::Pending,
         };
+        if self.phase == Phase::Closing && self.queued {
+            let linger = self.linger.get_or_insert_with(Linger::new);
+            if linger.poll(cx, sending.is_ready()).is_ready() {
+                self.transport
+                    .shared
+                    .give_up(&mut self.transport.shared.lock());
+                self.queued = false;
+            }
+        }
         let receiving = match self.phase {
             Phase::Open if self.reading => self.poll_receive(cx),
             Phase::Open => Poll::Pending,
@@ -136,7 +161,7 @@ impl<P: DatagramProtocol> DatagramDriver<P> {
         let state = self.transport.shared.lock();
         self.phase = state.life.phase;
         self.reading = state.reading;
-        self.queued = !state.queue.is_empty();
+        self.queued = state.has_queued();
     }
 
     fn wants_attention(&self) -> bool {
@@ -151,7 +176,13 @@ impl<P: DatagramProtocol> DatagramDriver<P> {
         };
         let mut changed = Poll::Pending;
         let mut failures = 0;
+        let mut tries = 0;
         loop {
+            if tries == BATCHES {
+                changed = Poll::Ready(());
+                break;
+            }
+            tries += 1;
             // Waits where no lock is held.
             let ready = match shared.writable_is_exact {
                 true => match socket.inner().poll_writable(&mut Waiter::polled(cx)) {
@@ -199,6 +230,36 @@ impl<P: DatagramProtocol> DatagramDriver<P> {
         changed
     }
 
+    /// Sends what may go to each receiver, and waits until more may; ready if that changed
+    /// anything.
+    fn poll_send_by_receiver(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let when = match self.backoff.poll(cx) {
+            Poll::Ready(()) => When::Tick,
+            Poll::Pending => When::Now,
+        };
+        let pumped = {
+            let shared = &self.transport.shared;
+            let mut state = shared.lock();
+            if state.life.phase == Phase::Aborted {
+                return Poll::Pending;
+            }
+            if !state.queue.is_empty() {
+                shared.send_queued(&mut state);
+            }
+            let pumped = shared.pump(&mut state, when);
+            self.queued = state.has_queued();
+            pumped
+        };
+        if pumped.progress || !self.queued {
+            self.backoff.reset();
+        }
+        let waits = !self.queued || self.backoff.poll(cx).is_pending();
+        match pumped.progress || pumped.more || !waits {
+            true => Poll::Ready(()),
+            false => Poll::Pending,
+        }
+    }
+
     /// Receives a batch and delivers it; ready if there was one, or an error.
     fn poll_receive(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if let Some(pause) = &mut self.error_pause {
@@ -207,8 +268,11 @@ impl<P: DatagramProtocol> DatagramDriver<P> {
                 Poll::Pending => return Poll::Pending,
             }
         }
-        if let Some((batch, from)) = self.held.take() {
-            self.deliver(batch, from);
+        if let Some(mut kept) = self.held.take() {
+            let delivered = self.deliver(kept.iter());
+            if kept.deliver(delivered) {
+                self.held = Some(kept);
+            }
             return Poll::Ready(());
         }
         let Some(socket) = &self.socket else {
@@ -222,7 +286,7 @@ impl<P: DatagramProtocol> DatagramDriver<P> {
         match inner.poll_recv_batch(&mut Waiter::polled(cx), batch) {
             Poll::Ready(Ok(_)) => {
                 self.errors_in_a_row = 0;
-                self.deliver(lent, 0);
+                self.deliver_batch(batch);
                 Poll::Ready(())
             }
             Poll::Ready(Err(error)) => {
@@ -240,11 +304,9 @@ impl<P: DatagramProtocol> DatagramDriver<P> {
         }
     }
 
-    /// Delivers a batch from its datagram number `from` on, until the protocol wants no more.
-    fn deliver(&mut self, mut lent: Lent, from: usize) {
-        let Some(batch) = lent.batch() else {
-            return;
-        };
+    /// Delivers a batch. What the protocol does not want now is kept, without the batch, which is
+    /// the thread's.
+    fn deliver_batch(&mut self, batch: &RecvBatch) {
         if let Some((data, meta)) = batch.lone() {
             // What it sends has no company to wait for.
             self.call(|protocol, transport| {
@@ -252,28 +314,32 @@ impl<P: DatagramProtocol> DatagramDriver<P> {
             });
             return;
         }
-        let mut delivered = from;
-        let mut wants_more = true;
+        let delivered = self.deliver(batch.iter());
+        if delivered < batch.len() {
+            self.held = Some(Kept::new(batch, delivered));
+        }
+    }
+
+    /// Delivers until the protocol wants no more, and tells how many.
+    fn deliver<'a>(&mut self, datagrams: impl Iterator<Item = (&'a [u8], &'a Meta)>) -> usize {
+        let mut delivered = 0;
         let mut attended = false;
         self.call_corked(|protocol, transport| {
-            for (data, meta) in batch.iter().skip(from) {
-                if !wants_more {
-                    break;
-                }
+            for (data, meta) in datagrams {
                 delivered += 1;
                 datagram(protocol, transport, data, meta);
                 if transport.shared.signals.wants_attention() {
-                    wants_more = attend(protocol, transport);
                     attended = true;
+                    if !attend(protocol, transport) {
+                        break;
+                    }
                 }
             }
         });
         if attended {
             self.look();
         }
-        if !wants_more && delivered < batch.len() {
-            self.held = Some((lent, delivered));
-        }
+        delivered
     }
 
     /// The last callback, and the end of the socket.
@@ -310,22 +376,28 @@ fn too_large(len: usize, meta: &Meta) -> io::Error {
     )
 }
 
-/// Tells the protocol what has happened while it was being called. False if it wants no more
-/// datagrams.
+/// Tells the protocol what has happened while it was being called, some of it if it is much. False
+/// if it wants no more datagrams.
 fn attend<P: DatagramProtocol>(protocol: &mut P, transport: &DatagramTransport) -> bool {
     let shared = &transport.shared;
     shared.signals.take_attention();
+    let mut told = 0;
     loop {
         let mut state = shared.lock();
         if matches!(state.life.phase, Phase::Aborted | Phase::Lost) {
             return false;
+        }
+        let wants_more = state.reading && state.life.phase == Phase::Open;
+        if told == TOLD {
+            // Others have their turn first.
+            shared.signals.call_attention();
+            return wants_more;
         }
         let error = state.errors.pop_front();
         let change = match error {
             None => state.flow.take_change(),
             Some(_) => None,
         };
-        let wants_more = state.reading && state.life.phase == Phase::Open;
         drop(state);
         match (error, change) {
             (Some(error), _) => protocol.error_received(transport, error),
@@ -333,6 +405,7 @@ fn attend<P: DatagramProtocol>(protocol: &mut P, transport: &DatagramTransport) 
             (None, Some(Change::Resume)) => protocol.resume_writing(transport),
             (None, None) => return wants_more,
         }
+        told += 1;
     }
 }
 

@@ -1,9 +1,11 @@
 //! Datagram endpoints.
 
 pub(crate) mod driver;
+mod linger;
 pub(crate) mod options;
 mod outbox;
 pub(crate) mod protocol;
+mod receivers;
 mod room;
 mod shared;
 pub(crate) mod transport;

@@ -14,10 +14,10 @@ use crate::endpoint::flow::DATAGRAM_OVERHEAD;
 /// What may wait for one receiver and for all, in bytes of memory, beyond the high limit of the
 /// write buffer.
 pub(super) const PEER: usize = 1 << 20;
-pub(super) const ALL: usize = 8 << 20;
+const ALL: usize = 8 << 20;
 
 /// Memory that a datagram takes beyond its bytes, and a queue beyond its datagrams.
-const DATAGRAM: usize = 32;
+pub(super) const DATAGRAM: usize = 32;
 const QUEUE: usize = 512;
 
 /// Datagrams sent to one receiver before the next has its turn, and to all in one go.
@@ -296,7 +296,7 @@ impl Outbox {
         let queue = match self.queues.entry(*to) {
             Entry::Occupied(entry) => entry.into_mut(),
             Entry::Vacant(_) if queues >= QUEUES => {
-                return Sending::Dropped(1, Some(Queue::default().too_much(to)));
+                return Sending::Dropped(1, Some(too_much(to, 0)));
             }
             Entry::Vacant(entry) => {
                 self.turns.push_back(*to);
@@ -306,7 +306,7 @@ impl Outbox {
         };
         let bound = PEER.saturating_add(high);
         if queue.memory + memory > bound && queue.memory > 0 {
-            let told = (!queue.told).then(|| queue.too_much(to));
+            let told = (!queue.told).then(|| too_much(to, queue.datagrams.len()));
             queue.told = true;
             return Sending::Dropped(1, told);
         }
@@ -356,7 +356,7 @@ impl Outbox {
         let Some(queue) = self.queues.get_mut(&to) else {
             return (None, true);
         };
-        let told = (!queue.told).then(|| queue.too_much(&to));
+        let told = (!queue.told).then(|| too_much(&to, queue.datagrams.len()));
         queue.told = true;
         let Some(data) = queue.datagrams.pop_back() else {
             return (None, true);
@@ -401,17 +401,16 @@ impl Queue {
         }
         false
     }
+}
 
-    fn too_much(&self, to: &Address) -> io::Error {
-        io::Error::new(
-            io::ErrorKind::WouldBlock,
-            format!(
-                "{to} takes nothing, and {} datagrams wait for it: what is sent to it beyond that \
-                 is dropped",
-                self.datagrams.len()
-            ),
-        )
-    }
+pub(super) fn too_much(to: &Address, waits: usize) -> io::Error {
+    io::Error::new(
+        io::ErrorKind::WouldBlock,
+        format!(
+            "{to} takes nothing, and {waits} datagrams wait for it: what is sent to it beyond that \
+             is dropped"
+        ),
+    )
 }
 
 /// Whether the system says that there is no such receiver.

@@ -7,6 +7,8 @@ use std::task::Waker;
 
 use crate::address::Address;
 use crate::batch::{SendBatch, SendMeta};
+use crate::endpoint::datagram::outbox::{too_much, Outbox, When, DATAGRAM, PEER};
+use crate::endpoint::datagram::receivers;
 use crate::endpoint::flow::{Flow, DATAGRAM_OVERHEAD};
 use crate::endpoint::lifetime::{ending, Life, Living, Phase};
 use crate::endpoint::locked::{self, Signals};
@@ -74,6 +76,10 @@ pub(super) struct State {
     pub(super) life: Life,
     pub(super) socket: Option<Socket>,
     pub(super) queue: SendBatch,
+    /// What waits for each receiver, where one can be full and others not.
+    pub(super) outbox: Option<Outbox>,
+    /// Something was dropped that was too much for the only receiver, and that was told.
+    told: bool,
     /// A send said that it would block, while the callbacks that are running go on.
     blocked: bool,
     pub(super) flow: Flow,
@@ -94,17 +100,23 @@ impl Shared {
             true => socket.inner().peer_addr().ok(),
             false => None,
         };
+        let inner = socket.inner();
+        let (family, writable_is_exact) = (inner.family(), inner.writable_is_exact());
+        let has_receivers = family == Family::Unix && !writable_is_exact;
+        let outbox = has_receivers.then(|| receivers::outbox(inner));
         Arc::new(Shared {
             peer: known.or(peer),
             given_peer: peer,
             connected,
-            family: socket.inner().family(),
-            writable_is_exact: socket.inner().writable_is_exact(),
+            family,
+            writable_is_exact,
             signals: Signals::default(),
             state: Mutex::new(State {
                 life: Life::new(),
                 socket: Some(socket),
                 queue: SendBatch::new(),
+                outbox,
+                told: false,
                 blocked: false,
                 flow: Flow::default(),
                 errors: VecDeque::new(),
@@ -137,11 +149,12 @@ impl Shared {
         if !state.queue.is_empty() {
             self.send_queued(&mut state);
         }
-        !state.queue.is_empty()
+        state.has_queued()
     }
 
     /// Sends what goes without waiting.
-    fn send_queued(&self, state: &mut Locked<'_>) {
+    pub(super) fn send_queued(&self, state: &mut Locked<'_>) {
+        self.send_queued_by_receiver(state);
         let Some(socket) = state.socket.clone() else {
             return;
         };
@@ -164,11 +177,13 @@ impl Shared {
         self.settle(state);
     }
 
-    /// Brings the accounting up to date after the queue has shrunk.
+    /// Brings the accounting up to date after the queue has changed.
     pub(super) fn settle(&self, state: &mut Locked<'_>) {
-        let size = state.queue.size() + state.queue.len() * DATAGRAM_OVERHEAD;
-        let sent = state.flow.size() - size;
+        let size = state.size();
+        let sent = state.flow.size().saturating_sub(size);
         state.flow.remove(sent);
+        let added = size - state.flow.size();
+        state.flow.add(added);
         state.flow.check_pause();
         if sent > 0 && state.flow.check_resume() {
             let (state, later) = state.parts();
@@ -177,6 +192,7 @@ impl Shared {
         if state.flow.has_change() {
             state.call_driver();
         }
+        state.queue.strip();
     }
 
     /// The system refused the datagram at the front: it is dropped and reported.
@@ -223,9 +239,12 @@ impl Shared {
             }
             if state.life.phase != Phase::Aborted {
                 self.send_queued(&mut state);
+                self.pump(&mut state, When::Tick);
             }
-            state.dropped += (state.queue.len() + state.errors.len()) as u64;
+            let waits = state.outbox.as_ref().map_or(0, Outbox::len);
+            state.dropped += (state.queue.len() + waits + state.errors.len()) as u64;
             state.queue.clear();
+            state.outbox = None;
             state.errors.clear();
             self.settle(&mut state);
             let socket = state.socket.take();
@@ -249,17 +268,31 @@ impl Shared {
             state.dropped += 1;
             return Err(closed("the datagram endpoint"));
         }
-        if !self.signals.is_corked()
-            && state.queue.is_empty()
-            && self.send_now(&mut state, data, to)
-        {
+        let corked = self.signals.is_corked();
+        if !corked && state.queue.is_empty() {
+            let is_done = match state.outbox {
+                Some(_) => self.send_by_receiver(&mut state, data, to),
+                None => self.send_now(&mut state, data, to),
+            };
+            if is_done {
+                if state.has_queued() {
+                    self.settle(&mut state);
+                }
+                return Ok(());
+            }
+        }
+        if self.is_too_much(&mut state, data) {
             return Ok(());
         }
+        state.queue.equip();
         state.queue.push_with(data, to, SendMeta::default());
         state.flow.add(data.len() + DATAGRAM_OVERHEAD);
-        if self.signals.is_corked() {
+        if corked {
             let is_much = state.queue.size() >= CORKED_BYTES || state.queue.len() >= CORKED;
-            if is_much || state.flow.is_over() {
+            // What waits for receivers does so in any case.
+            let is_over =
+                state.flow.is_over() && state.outbox.as_ref().is_none_or(Outbox::is_empty);
+            if is_much || is_over {
                 // Only what the system does not take now counts as too much.
                 match state.blocked {
                     false => self.send_queued(&mut state),
@@ -271,6 +304,27 @@ impl Shared {
             state.call_driver();
         }
         Ok(())
+    }
+
+    /// Whether so much waits for the only receiver of Unix datagrams that `data` is dropped: one
+    /// that does not read may hold up the queue for ever.
+    fn is_too_much(&self, state: &mut Locked<'_>, data: &[u8]) -> bool {
+        if self.family != Family::Unix || state.outbox.is_some() {
+            return false;
+        }
+        let bound = PEER.saturating_add(state.flow.limits().1);
+        let waits = state.queue.size() + state.queue.len() * DATAGRAM;
+        let is_too_much = waits > 0 && waits + data.len() + DATAGRAM > bound;
+        if is_too_much {
+            state.dropped += 1;
+            if !state.told {
+                let peer = self.peer.unwrap_or(Address::UNNAMED);
+                let error = too_much(&peer, state.queue.len());
+                self.report(state, error);
+            }
+        }
+        state.told = is_too_much || (state.told && waits > bound / 2);
+        is_too_much
     }
 
     /// Tries to send without queueing; false if it would block.
@@ -322,6 +376,23 @@ impl Shared {
                 "the endpoint has no remote_addr: name the destination with send_to",
             )),
         }
+    }
+}
+
+impl State {
+    /// Whether anything waits to be sent.
+    pub(super) fn has_queued(&self) -> bool {
+        !self.queue.is_empty()
+            || self
+                .outbox
+                .as_ref()
+                .is_some_and(|outbox| !outbox.is_empty())
+    }
+
+    /// The size of what waits, as the limits count it.
+    fn size(&self) -> usize {
+        let batch = self.queue.size() + self.queue.len() * DATAGRAM_OVERHEAD;
+        batch + self.outbox.as_ref().map_or(0, Outbox::size)
     }
 }
 

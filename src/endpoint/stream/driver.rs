@@ -25,6 +25,9 @@ use crate::wake::Waiter;
 /// Reads in one go before other tasks have their turn.
 const ROUNDS: usize = 8;
 
+/// Callbacks about what has changed, in one go: a protocol may cause more in each.
+const TOLD: usize = 32;
+
 /// A protocol of any type and kind, as the driver calls it.
 pub(super) trait Connected {
     /// Whether this thread is inside of it.
@@ -220,10 +223,16 @@ impl<P: StreamProtocol<K>, K> ConnectionDriver<P, K> {
         self.transport.shared.signals.wants_attention()
     }
 
-    /// Takes in what has changed, and tells the protocol what there is to tell.
+    /// Takes in what has changed, and tells the protocol what there is to tell, some of it if it is
+    /// much.
     fn attend(&mut self) {
         self.transport.shared.signals.take_attention();
-        loop {
+        for told in 0.. {
+            if told == TOLD {
+                // Others have their turn first.
+                self.transport.shared.signals.call_attention();
+                break;
+            }
             let mut state = self.transport.shared.lock();
             let successor = state.successor.take();
             let change = match state.life.phase {
