@@ -106,12 +106,16 @@ pub(super) struct Pumped {
 }
 
 impl Outbox {
-    pub(super) fn new(capacity: Option<usize>) -> Outbox {
+    pub(super) fn new() -> Outbox {
         Outbox {
-            room: Room::new(capacity),
             tick: 1,
             ..Outbox::default()
         }
+    }
+
+    /// Somebody else may change the size of the send buffer.
+    pub(super) fn ask_again(&mut self) {
+        self.room.ask_again();
     }
 
     pub(super) fn is_empty(&self) -> bool {

@@ -31,11 +31,6 @@ impl Wire for Datagram {
     }
 }
 
-/// The queues of an endpoint that has several receivers, each of which may be full by itself.
-pub(super) fn outbox(socket: &Datagram) -> Outbox {
-    Outbox::new(Wire::capacity(socket))
-}
-
 impl Shared {
     /// Sends a datagram, or has it wait for its receiver; false if the endpoint has but one. To be
     /// settled afterwards.

@@ -39,8 +39,8 @@ const LONGEST_TRIAL: Duration = Duration::from_secs(1);
 /// Even if nobody seems to have read, a suspect is tried again after this.
 const PAROLE: Duration = Duration::from_secs(60);
 
-/// In the last part of the buffer, suspects wait as if they had failed so many times more, and have
-/// no trial at all once they have failed so often.
+/// In the last part of the buffer, or what a few datagrams take, suspects wait as if they had failed
+/// so many times more. Those that have failed often leave the last of it to others.
 const LAST: usize = 4;
 const LATER: u32 = 8;
 const OFTEN: u32 = 3;
@@ -57,8 +57,9 @@ pub(super) trait Wire {
 
 #[derive(Debug, Default)]
 pub(super) struct Room {
-    /// `None`: nothing is charged to the sender.
+    /// `None`: nothing is charged to the sender, or it was not asked for.
     capacity: Option<usize>,
+    asked: bool,
     /// No more than this is unread, and exactly this if it is fresh.
     level: usize,
     fresh: bool,
@@ -121,11 +122,14 @@ fn doubled(time: Duration, failures: u32, longest: Duration) -> Duration {
 }
 
 impl Room {
-    pub(super) fn new(capacity: Option<usize>) -> Room {
-        Room {
-            capacity,
-            ..Room::default()
-        }
+    /// The size of the send buffer may have been changed.
+    pub(super) fn ask_again(&mut self) {
+        self.asked = false;
+    }
+
+    fn ask(&mut self, wire: &impl Wire) {
+        self.capacity = wire.capacity();
+        self.asked = true;
     }
 
     /// Whether a datagram of `len` bytes may be sent to `to` now.
@@ -152,7 +156,7 @@ impl Room {
                 ..
             }) => {
                 let failures = suspect.failures;
-                self.may_try(wire, suspect) && self.ends_trial_for(wire, failures)
+                self.may_try(wire, suspect, cost) && self.ends_trial_for(wire, failures)
             }
         }
     }
@@ -163,8 +167,7 @@ impl Room {
         wire: &impl Wire,
         datagrams: impl Iterator<Item = (usize, usize)>,
     ) -> bool {
-        self.capacity.is_none()
-            || self.is_calm_with(wire, datagrams.map(|(len, count)| cost(len) * count).sum())
+        self.is_calm_with(wire, datagrams.map(|(len, count)| cost(len) * count).sum())
     }
 
     /// A datagram has been sent.
@@ -219,7 +222,7 @@ impl Room {
         if self.capacity.is_none() {
             return false;
         }
-        self.capacity = wire.capacity();
+        self.ask(wire);
         self.fresh = false;
         self.refresh(wire);
         let is_full = self.free() == 0;
@@ -234,7 +237,7 @@ impl Room {
         if !self.crowded {
             return;
         }
-        self.capacity = wire.capacity();
+        self.ask(wire);
         self.fresh = false;
         self.refresh(wire);
         let rests = !self.moved && self.level == self.seen;
@@ -254,6 +257,9 @@ impl Room {
 
     /// Whether so much more stays within what is for anybody.
     fn is_calm_with(&mut self, wire: &impl Wire, cost: usize) -> bool {
+        if !self.asked {
+            self.ask(wire);
+        }
         let Some(capacity) = self.capacity else {
             return true;
         };
@@ -261,7 +267,7 @@ impl Room {
             return true;
         }
         if !self.crowded {
-            self.capacity = wire.capacity();
+            self.ask(wire);
         }
         self.refresh(wire);
         let limit = self
@@ -394,15 +400,17 @@ impl Room {
         }
     }
 
-    fn may_try(&self, wire: &impl Wire, suspect: &Suspect) -> bool {
+    fn may_try(&self, wire: &impl Wire, suspect: &Suspect, cost: usize) -> bool {
         if suspect.failures == 0 {
             return true;
         }
+        let free = self.free();
+        let last = self.capacity.map_or(0, |capacity| capacity / LAST);
+        if suspect.failures >= OFTEN && free < last.max(2 * cost) {
+            return false;
+        }
         let mut after = suspect.not_before;
-        if self.free() < self.capacity.map_or(0, |capacity| capacity / LAST) {
-            if suspect.failures >= OFTEN {
-                return false;
-            }
+        if free < last.max(LAST * cost) {
             after += doubled(TRIAL, suspect.failures + LATER, PAROLE);
         }
         let now = wire.now();

@@ -8,7 +8,6 @@ use std::task::Waker;
 use crate::address::Address;
 use crate::batch::{SendBatch, SendMeta};
 use crate::endpoint::datagram::outbox::{too_much, Outbox, When, DATAGRAM, PEER};
-use crate::endpoint::datagram::receivers;
 use crate::endpoint::flow::{Flow, DATAGRAM_OVERHEAD};
 use crate::endpoint::lifetime::{ending, Life, Living, Phase};
 use crate::endpoint::locked::{self, Signals};
@@ -103,7 +102,7 @@ impl Shared {
         let inner = socket.inner();
         let (family, writable_is_exact) = (inner.family(), inner.writable_is_exact());
         let has_receivers = family == Family::Unix && !writable_is_exact;
-        let outbox = has_receivers.then(|| receivers::outbox(inner));
+        let outbox = has_receivers.then(Outbox::new);
         Arc::new(Shared {
             peer: known.or(peer),
             given_peer: peer,
@@ -258,7 +257,11 @@ impl Shared {
     }
 
     pub(super) fn socket(&self) -> Option<Socket> {
-        self.lock().socket.clone()
+        let mut state = self.lock();
+        if let Some(outbox) = &mut state.outbox {
+            outbox.ask_again();
+        }
+        state.socket.clone()
     }
 
     pub(super) fn send(&self, data: &[u8], to: Option<&Address>) -> io::Result<()> {
