@@ -1,13 +1,18 @@
 //! Nobody keeps the thread for itself: not a socket that always has data, not an endpoint under
-//! flood, not tasks that yield to each other, not what never has to wait.
+//! flood, not a protocol that causes the next callback in each, not tasks that yield to each other,
+//! not what never has to wait.
 
 use std::cell::Cell;
+use std::io;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use coracle::net::UdpSocket;
 use coracle::time::sleep;
-use coracle::{create_datagram_endpoint, on_datagram, spawn, DatagramOptions, Family};
+use coracle::{
+    create_datagram_endpoint, on_datagram, spawn, yield_now, DatagramOptions, DatagramProtocol,
+    DatagramTransport, Family,
+};
 
 coracle::wasi_main!();
 
@@ -135,5 +140,72 @@ fn two_busy_sockets_share_the_thread() {
         let (a, b) = (rounds[0].get(), rounds[1].get());
         assert!(a.abs_diff(b) < 1_000, "{a} and {b} rounds");
         drop(busy);
+    });
+}
+
+/// Counts callbacks, and how many of them came before any other task had its turn.
+#[derive(Clone, Default)]
+struct Counted {
+    all: Rc<Cell<u32>>,
+    in_a_row: Rc<Cell<u32>>,
+    most: Rc<Cell<u32>>,
+}
+
+/// Callbacks that are caused before it ends, and those that may come in a row.
+const CAUSED: u32 = 20_000;
+const IN_A_ROW: u32 = 1_000;
+
+impl Counted {
+    /// False if that were enough.
+    fn count(&self) -> bool {
+        self.all.set(self.all.get() + 1);
+        self.in_a_row.set(self.in_a_row.get() + 1);
+        self.most.set(self.most.get().max(self.in_a_row.get()));
+        self.all.get() < CAUSED
+    }
+
+    /// Another task, until enough was counted.
+    async fn watch(self) {
+        while self.all.get() < CAUSED {
+            self.in_a_row.set(0);
+            yield_now().await;
+        }
+        let most = self.most.get();
+        assert!(most < IN_A_ROW, "{most} callbacks in a row");
+    }
+}
+
+/// Tries again what cannot be sent.
+struct Retries(Counted);
+
+impl Retries {
+    fn send(transport: &DatagramTransport) {
+        let nobody = "127.0.0.1:9".parse().unwrap();
+        transport.send_to(&[0; 70_000], &nobody).unwrap();
+    }
+}
+
+impl DatagramProtocol for Retries {
+    fn connection_made(&mut self, transport: &DatagramTransport) {
+        Retries::send(transport);
+    }
+
+    fn error_received(&mut self, transport: &DatagramTransport, _: io::Error) {
+        if self.0.count() {
+            Retries::send(transport);
+        }
+    }
+}
+
+#[test]
+fn a_protocol_that_retries_what_fails_starves_nobody() {
+    coracle::block_on(async {
+        let counted = Counted::default();
+        let watching = spawn(counted.clone().watch());
+        let options = DatagramOptions::new().local_addr("127.0.0.1:0");
+        let made = create_datagram_endpoint(|| Retries(counted), options);
+        let (transport, _) = made.await.unwrap();
+        watching.await;
+        transport.abort();
     });
 }

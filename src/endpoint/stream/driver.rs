@@ -25,7 +25,7 @@ use crate::wake::Waiter;
 /// Reads in one go before other tasks have their turn.
 const ROUNDS: usize = 8;
 
-/// Callbacks about what has changed, in one go: a protocol may cause more in each.
+/// Callbacks about what has changed, in one go: other threads may cause more meanwhile.
 const TOLD: usize = 32;
 
 /// A protocol of any type and kind, as the driver calls it.
