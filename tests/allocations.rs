@@ -100,6 +100,46 @@ fn datagrams_cost_no_allocation() {
     });
 }
 
+#[cfg(target_os = "linux")]
+#[test]
+fn unix_datagrams_to_many_receivers_cost_no_allocation() {
+    use coracle::net::UnixDatagram;
+
+    coracle::block_on(async {
+        let echo = || {
+            on_datagram(|transport, data, from| {
+                transport.send_to(data, from).unwrap();
+            })
+        };
+        let options = DatagramOptions::new().local_addr(Address::UNNAMED);
+        let (transport, _) = create_datagram_endpoint(echo, options).await.unwrap();
+        let server = transport.local_addr().unwrap();
+        let clients = [(); 3].map(|()| UnixDatagram::bind(Address::UNNAMED).unwrap());
+        let mut buf = [0; 100];
+        let mut before = 0;
+        for round in 0..1_100 {
+            if round == 100 {
+                before = ALLOCATIONS.get();
+            }
+            // One by one, and together.
+            for count in [1, 3] {
+                for _ in 0..count {
+                    for client in &clients {
+                        client.send_to(&[7; 64], &server).await.unwrap();
+                    }
+                }
+                for _ in 0..count {
+                    for client in &clients {
+                        assert_eq!(client.recv(&mut buf).await.unwrap(), 64);
+                    }
+                }
+            }
+        }
+        let allocations = ALLOCATIONS.get() - before;
+        assert_eq!(allocations, 0, "for 12,000 datagrams there and back");
+    });
+}
+
 fn block_on_within(future: impl Future<Output = ()>) {
     let limit = Duration::from_secs(90);
     coracle::block_on(timeout(limit, future)).expect("it does not hang");

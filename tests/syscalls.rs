@@ -50,6 +50,7 @@ fn as_a_child() {
             "socket" => socket(false).await,
             "socket_with_timeouts" => socket(true).await,
             "bursts" => bursts(amount).await,
+            "unix_exchanges" => unix_exchanges(amount).await,
             "idle" => idle(time).await,
             "unread" => unread(time).await,
             "unread_endpoint" => unread_endpoint(time).await,
@@ -139,6 +140,22 @@ async fn bursts(count: u64) -> io::Result<()> {
     let options = DatagramOptions::new().remote_addr(server.local_addr()?);
     let (client, _) = create_datagram_endpoint(|| client, options).await?;
     timeout(MINUTE, client.closed()).await?
+}
+
+/// A datagram there and back, again and again, on one thread.
+async fn unix_exchanges(count: u64) -> io::Result<()> {
+    let echo = on_datagram(|transport, data, from| {
+        transport.send_to(data, from).unwrap();
+    });
+    let options = DatagramOptions::new().local_addr(Address::UNNAMED);
+    let (server, _) = create_datagram_endpoint(|| echo, options).await?;
+    let server = server.local_addr()?;
+    let client = UnixDatagram::bind(Address::UNNAMED)?;
+    for _ in 0..count {
+        client.send_to(&[7; 100], &server).await?;
+        assert_eq!(client.recv(&mut [0; 200]).await?, 100);
+    }
+    Ok(())
 }
 
 async fn idle(time: Duration) -> io::Result<()> {
@@ -305,6 +322,20 @@ fn bursts_are_received_and_sent_together() {
     // The client's as well as the server's.
     let per_datagram = calls as f64 / (COUNT * BURST as u64) as f64;
     assert!(per_datagram <= limit(0.5, 5.0), "{per_datagram}");
+}
+
+#[test]
+fn a_unix_endpoint_with_many_receivers_echoes_with_one_call() {
+    const COUNT: u64 = 2_000;
+    let calls = calls_for("unix_exchanges", COUNT);
+    let sent = calls.of(&["sendto"]) as f64 / COUNT as f64;
+    assert!(
+        sent <= limit(2.01, 2.01),
+        "{sent}: the client's and the server's"
+    );
+    // How much is unread is asked for once in a while.
+    let asked = calls.of(&["ioctl"]) as f64 / COUNT as f64;
+    assert!(asked <= 0.05, "{asked}");
 }
 
 #[test]

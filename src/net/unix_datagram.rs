@@ -156,7 +156,8 @@ impl UnixDatagram {
     }
 
     /// Sends as many datagrams from the front of `batch` as go at once, takes them off, and tells
-    /// how many. Waits as [`send_to`](UnixDatagram::send_to) does.
+    /// how many. Waits as [`send_to`](UnixDatagram::send_to) does, for the receiver of the first:
+    /// what is for others behind it waits too.
     ///
     /// # Errors
     /// What the system says to the datagram at the front, named with its size and destination; it

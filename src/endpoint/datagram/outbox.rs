@@ -24,6 +24,9 @@ const QUEUE: usize = 512;
 const TURN: usize = 8;
 const GO: usize = 128;
 
+/// Receivers that may be found full in one go.
+const FULL: usize = 32;
+
 /// Receivers that have a queue.
 const QUEUES: usize = 4096;
 
@@ -202,9 +205,10 @@ impl Outbox {
             When::Now => (None, FEW_LOOKS),
         };
         let mut left = GO;
+        let mut full = 0;
         for _ in 0..looks.min(self.turns.len()) {
-            if left == 0 {
-                pumped.more = true;
+            if left == 0 || full == FULL {
+                pumped.more |= left == 0;
                 break;
             }
             let Some(to) = self.turns.pop_front() else {
@@ -237,6 +241,7 @@ impl Outbox {
                         everybody = self.room.is_full(wire);
                         if !everybody {
                             queue.full = self.tick;
+                            full += 1;
                         }
                         break;
                     }

@@ -49,8 +49,9 @@ pub trait DatagramProtocol {
     }
 
     /// The system reported an error: a datagram could not be sent (the error names its
-    /// destination) or was too large to be received, or nobody listens at the peer. The endpoint
-    /// stays open.
+    /// destination) or was too large to be received, or nobody listens at the peer. Or datagrams
+    /// were dropped since a [Unix receiver does not
+    /// read](DatagramTransport#unix-receivers-that-do-not-read). The endpoint stays open.
     fn error_received(&mut self, transport: &DatagramTransport, error: io::Error) {
         let _ = (transport, error);
     }

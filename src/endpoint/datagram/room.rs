@@ -31,6 +31,9 @@ const SHARE: usize = 16;
 /// Receivers remembered at a time. There are fewer datagrams in a send buffer of the usual size.
 const ACCOUNTS: usize = 1024;
 
+/// Receivers there is memory for when none is remembered.
+const KEPT: usize = 32;
+
 /// How long a suspect has to read the one datagram it is sent, and waits after it did not: doubled
 /// with each failure.
 const TRIAL: Duration = Duration::from_millis(1);
@@ -266,20 +269,22 @@ impl Room {
         if !self.crowded && self.level + cost <= capacity / ANYBODY {
             return true;
         }
-        if !self.crowded {
+        self.refresh(wire);
+        if !self.is_calm_above(cost) && !self.crowded {
             self.ask(wire);
         }
-        self.refresh(wire);
-        let limit = self
-            .capacity
-            .map_or(usize::MAX, |capacity| capacity / ANYBODY);
-        if self.level == 0 || self.level + cost <= limit {
+        if self.is_calm_above(cost) {
             self.crowded = false;
             self.forget();
             return true;
         }
         self.crowd();
         false
+    }
+
+    fn is_calm_above(&self, cost: usize) -> bool {
+        let limit = self.capacity.map(|capacity| capacity / ANYBODY);
+        self.level == 0 || limit.is_none_or(|limit| self.level + cost <= limit)
     }
 
     fn free(&self) -> usize {
@@ -308,7 +313,9 @@ impl Room {
 
     fn forget(&mut self) {
         self.accounts.clear();
+        self.accounts.shrink_to(KEPT);
         self.open.clear();
+        self.open.shrink_to(KEPT);
         self.trial = None;
         self.floor = self.level;
     }

@@ -238,7 +238,10 @@ impl Shared {
             }
             if state.life.phase != Phase::Aborted {
                 self.send_queued(&mut state);
-                self.pump(&mut state, When::Tick);
+                let mut when = When::Tick;
+                while self.pump(&mut state, when).more {
+                    when = When::Now;
+                }
             }
             let waits = state.outbox.as_ref().map_or(0, Outbox::len);
             state.dropped += (state.queue.len() + waits + state.errors.len()) as u64;

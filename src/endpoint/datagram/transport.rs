@@ -20,6 +20,20 @@ use crate::wake::wait;
 /// *asyncio equivalent*: `asyncio.DatagramTransport`. Dropping all transports leaves the endpoint
 /// open; it ends with [`close`](DatagramTransport::close), [`abort`](DatagramTransport::abort), or
 /// its runtime.
+///
+/// # Unix receivers that do not read
+/// Unix datagrams wait for their receiver. On an endpoint that sends to several, each has a queue
+/// of its own: one that does not read holds up nobody else. On Linux what is unread also takes the
+/// endpoint's send buffer (`SO_SNDBUF`), so that nobody gets more than a share of that while it is
+/// scarce; a few dozen receivers that read nothing leave room for others, more than that need a
+/// [larger buffer](crate::net::UnixDatagram::set_send_buffer_size).
+///
+/// For each receiver the [high limit](DatagramTransport::set_write_buffer_limits) and 1 MiB may
+/// wait, for all together the high limit and 8 MiB. What is more is dropped, the latest first,
+/// counted by [`dropped`](DatagramTransport::dropped), and told to
+/// [`error_received`](crate::DatagramProtocol::error_received), once until there is room again: as
+/// `WouldBlock`, naming the receiver. Who has taken nothing for a second, while others have, does
+/// not count when the protocol is asked to pause writing.
 #[derive(Clone)]
 pub struct DatagramTransport {
     pub(super) shared: Arc<Shared>,
@@ -60,8 +74,10 @@ impl DatagramTransport {
     /// Closes the endpoint once what is queued has been sent. Nothing is received any more; then
     /// `connection_lost` is called.
     ///
-    /// A receiver on a Unix socket that reads nothing holds this up for ever: pair it with
-    /// [`timeout`](crate::time::timeout) and [`abort`](DatagramTransport::abort).
+    /// It waits for room at the receivers of Unix datagrams until nothing has gone for a second, and
+    /// for five seconds at most. What is queued then is dropped, and
+    /// [`error_received`](crate::DatagramProtocol::error_received) is told for each receiver, as
+    /// `TimedOut`.
     pub fn close(&self) {
         self.shared.end(Phase::Closing);
     }
@@ -145,7 +161,8 @@ impl DatagramTransport {
 
     transport_methods!(
         "the datagram endpoint",
-        "A datagram counts 8 bytes more than it has."
+        "A datagram counts 8 bytes more than it has. Of what waits for Unix receivers, the high limit \
+         and 1 MiB more is the bound."
     );
 
     /// Stops receiving: datagrams wait in the system's buffer, which drops them when it is full.
@@ -153,8 +170,9 @@ impl DatagramTransport {
         self.set_reading(false);
     }
 
-    /// How many datagrams were given up: sent while closing, or still queued at the end; and
-    /// errors that came faster than the protocol took them.
+    /// How many datagrams were given up: sent while closing, still queued at the end, or too much
+    /// for a Unix receiver that does not read; and errors that came faster than the protocol took
+    /// them.
     pub fn dropped(&self) -> u64 {
         self.shared.lock().dropped
     }
