@@ -129,32 +129,35 @@ fn a_client_that_reads_nothing_silences_nobody() {
 #[test]
 fn several_clients_that_read_nothing_silence_nobody() {
     with_short_and_long_queues("several_clients_that_read_nothing_silence_nobody", || {
-        block_on_within(async {
-            let (_transport, server) = echo().await;
-            let good: Vec<Client> = (0..4).map(|_| Client::new()).collect();
-            let mut silent = Vec::new();
-            for _ in 0..12 {
-                let client = Client::new();
-                for i in 0..150 {
-                    client.ask(&server, &numbered(i, 1_000)).await;
-                }
-                silent.push(client);
-                for good in &good {
-                    good.exchange(&server, b"between two of them").await;
-                }
-            }
-            // Together, too.
-            let busy = good.into_iter().map(|good| {
-                spawn(async move {
-                    for i in 0..200 {
-                        good.exchange(&server, &numbered(i, 300)).await;
+        // Large ones: the send buffer takes half a dozen of them.
+        for (clients, len) in [(12, 1_000), (3, 30_000)] {
+            block_on_within(async {
+                let (_transport, server) = echo().await;
+                let good: Vec<Client> = (0..4).map(|_| Client::new()).collect();
+                let mut silent = Vec::new();
+                for _ in 0..clients {
+                    let client = Client::new();
+                    for i in 0..150 {
+                        client.ask(&server, &numbered(i, len)).await;
                     }
-                })
+                    silent.push(client);
+                    for good in &good {
+                        good.exchange(&server, b"between two of them").await;
+                    }
+                }
+                // Together, too.
+                let busy = good.into_iter().map(|good| {
+                    spawn(async move {
+                        for i in 0..200 {
+                            good.exchange(&server, &numbered(i, 300)).await;
+                        }
+                    })
+                });
+                for busy in busy.collect::<Vec<_>>() {
+                    busy.await;
+                }
             });
-            for busy in busy.collect::<Vec<_>>() {
-                busy.await;
-            }
-        });
+        }
     });
 }
 

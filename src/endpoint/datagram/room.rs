@@ -7,7 +7,7 @@
 //! - A quarter of the buffer is for whoever comes. Nothing is recorded below that, and the sum is asked
 //!   for only when the estimate reaches it.
 //! - Above, each receiver may have some of what is left unread, less the less is left, and one
-//!   datagram at least.
+//!   datagram at least. The last of it is for those who have been seen to read.
 //! - The *floor* is the part of the sum that does not go down. Whenever the sum is back at it, all
 //!   that was sent above it has been read. A receiver reads in order, so those it was sent to have
 //!   read everything: they start anew.
@@ -16,7 +16,7 @@
 //!   them at a time, and is cleared if the sum comes back. One that fails is tried again ever more
 //!   rarely, and if it was certainly the one, only after somebody has read.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::time::{Duration, Instant};
 
@@ -42,11 +42,11 @@ const LONGEST_TRIAL: Duration = Duration::from_secs(1);
 /// Even if nobody seems to have read, a suspect is tried again after this.
 const PAROLE: Duration = Duration::from_secs(60);
 
-/// In the last part of the buffer, or what a few datagrams take, suspects wait as if they had failed
-/// so many times more. Those that have failed often leave the last of it to others.
-const LAST: usize = 4;
-const LATER: u32 = 8;
+/// Suspects that have failed so often leave more room to others than those that have failed at all.
 const OFTEN: u32 = 3;
+
+/// In the last quarter of the buffer, suspects wait as if they had failed so many times more.
+const LATER: u32 = 8;
 
 /// The socket, as far as it matters here.
 pub(super) trait Wire {
@@ -73,6 +73,8 @@ pub(super) struct Room {
     accounts: HashMap<Address, Account>,
     /// The latter.
     open: Vec<Address>,
+    /// Those who were seen to read, and are no suspects but by mistake.
+    proven: HashSet<Address>,
     /// How often somebody was found to have read of what was below the floor, or may have.
     drops: u64,
     /// The suspect on trial, and until when.
@@ -141,25 +143,22 @@ impl Room {
         if self.is_calm_with(wire, cost) {
             return true;
         }
-        if self.free() == 0 {
-            return false;
-        }
-        match self.accounts.get(to) {
-            None => true,
-            Some(Account {
-                sent,
-                suspect: None,
-            }) => {
-                let admits = *sent == 0 || sent + cost <= self.share();
+        let free = self.free();
+        let (sent, suspect) = match self.accounts.get(to) {
+            Some(account) => (account.sent, account.suspect),
+            None => (0, None),
+        };
+        match suspect {
+            _ if free == 0 => false,
+            Some(suspect) => {
+                self.may_try(wire, to, &suspect, cost)
+                    && self.ends_trial_for(wire, suspect.failures)
+            }
+            None if sent == 0 => self.is_proven(to) || free >= (4 * cost).min(self.part(1, 4)),
+            None => {
+                let admits = sent + cost <= self.share();
                 self.refused |= !admits;
                 admits
-            }
-            Some(Account {
-                suspect: Some(suspect),
-                ..
-            }) => {
-                let failures = suspect.failures;
-                self.may_try(wire, suspect, cost) && self.ends_trial_for(wire, failures)
             }
         }
     }
@@ -182,6 +181,9 @@ impl Room {
         }
         if self.accounts.len() >= ACCOUNTS && !self.accounts.contains_key(to) {
             self.forget();
+        }
+        if self.proven.len() >= ACCOUNTS {
+            self.proven.clear();
         }
         let account = self.accounts.entry(*to).or_default();
         if account.sent == 0 {
@@ -284,7 +286,16 @@ impl Room {
 
     fn is_calm_above(&self, cost: usize) -> bool {
         let limit = self.capacity.map(|capacity| capacity / ANYBODY);
-        self.level == 0 || limit.is_none_or(|limit| self.level + cost <= limit)
+        limit.is_none_or(|limit| self.level + cost <= limit)
+    }
+
+    fn is_proven(&self, to: &Address) -> bool {
+        self.proven.contains(to)
+    }
+
+    /// So many such parts of the buffer.
+    fn part(&self, count: usize, of: usize) -> usize {
+        self.capacity.map_or(0, |capacity| capacity / of * count)
     }
 
     fn free(&self) -> usize {
@@ -316,6 +327,8 @@ impl Room {
         self.accounts.shrink_to(KEPT);
         self.open.clear();
         self.open.shrink_to(KEPT);
+        self.proven.clear();
+        self.proven.shrink_to(KEPT);
         self.trial = None;
         self.floor = self.level;
     }
@@ -345,6 +358,7 @@ impl Room {
         }
         for to in self.open.drain(..) {
             self.accounts.remove(&to);
+            self.proven.insert(to);
         }
         self.trial = None;
     }
@@ -399,6 +413,7 @@ impl Room {
             failed_at: None,
         });
         if failure != Failure::None {
+            self.proven.remove(&to);
             suspect.failures += 1;
             suspect.not_before = now + doubled(TRIAL, suspect.failures, PAROLE);
         }
@@ -407,17 +422,21 @@ impl Room {
         }
     }
 
-    fn may_try(&self, wire: &impl Wire, suspect: &Suspect, cost: usize) -> bool {
+    fn may_try(&self, wire: &impl Wire, to: &Address, suspect: &Suspect, cost: usize) -> bool {
+        let room = match suspect.failures {
+            0 if self.is_proven(to) => return true,
+            0 => (2 * cost).min(self.part(1, 4)),
+            1..OFTEN => self.part(1, 8).max(4 * cost).min(self.part(3, 8)),
+            _ => self.part(1, 4).max(8 * cost).min(self.part(3, 8)),
+        };
+        if self.free() < room {
+            return false;
+        }
         if suspect.failures == 0 {
             return true;
         }
-        let free = self.free();
-        let last = self.capacity.map_or(0, |capacity| capacity / LAST);
-        if suspect.failures >= OFTEN && free < last.max(2 * cost) {
-            return false;
-        }
         let mut after = suspect.not_before;
-        if free < last.max(LAST * cost) {
+        if self.free() < self.part(1, 4) {
             after += doubled(TRIAL, suspect.failures + LATER, PAROLE);
         }
         let now = wire.now();
