@@ -208,6 +208,25 @@ fn a_socket_that_the_user_brings_is_as_it_is() {
 
 #[cfg(unix)]
 #[test]
+fn a_stream_that_took_a_part_is_writable_when_there_is_room_again() {
+    everywhere(async || {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let mut large = vec![7; 16 << 20];
+        for is_method in [true, false] {
+            let written = match is_method {
+                true => ours.write(&large).await.unwrap(),
+                false => ours.try_write(&large).unwrap(),
+            };
+            assert!(written < large.len());
+            assert!(is_idle(ours.writable()).await, "no more goes");
+            while theirs.try_read(&mut large).is_ok() {}
+            assert!(!is_idle(ours.writable()).await);
+        }
+    });
+}
+
+#[cfg(unix)]
+#[test]
 fn readable_waits_after_an_operation_of_the_users_own_that_would_block() {
     everywhere(async || {
         let (ours, theirs) = UnixStream::pair().unwrap();

@@ -276,7 +276,7 @@ impl DatagramOps for Datagram {
         buf: &mut [u8],
         peek: bool,
     ) -> Poll<io::Result<(usize, Meta)>> {
-        let poll = self.source.poll_io(Direction::Read, waiter, || {
+        let poll = self.source.poll_tried(Direction::Read, waiter, || {
             let result = self.try_recv(buf, peek);
             if matches!(&result, Err(error) if error.kind() == io::ErrorKind::WouldBlock) {
                 self.lone.store(LONE, Ordering::Relaxed);
@@ -353,7 +353,7 @@ impl DatagramOps for Datagram {
         to: Option<&Address>,
     ) -> Poll<io::Result<()>> {
         self.source
-            .poll_io(Direction::Write, waiter, || self.try_send(data, to))
+            .poll_tried(Direction::Write, waiter, || self.try_send(data, to))
     }
 
     fn try_send_batch(&self, from: &mut SendBatch) -> io::Result<usize> {
@@ -385,7 +385,7 @@ impl DatagramOps for Datagram {
         from: &mut SendBatch,
     ) -> Poll<io::Result<usize>> {
         self.source
-            .poll_io(Direction::Write, waiter, || self.try_send_batch(from))
+            .poll_tried(Direction::Write, waiter, || self.try_send_batch(from))
     }
 
     fn take_earlier(&self) -> Option<io::Error> {

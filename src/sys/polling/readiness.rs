@@ -117,7 +117,7 @@ impl Readiness {
     pub(super) fn settle(&self) {
         self.update(|word| match word & QUIET {
             0 => word & !(READY | FRESH | PROVEN),
-            _ => word,
+            _ => word & !PROVEN,
         });
     }
 

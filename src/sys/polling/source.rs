@@ -77,9 +77,19 @@ impl Source {
         waiter: &mut Waiter<'_>,
         mut operation: impl FnMut() -> io::Result<T>,
     ) -> Poll<io::Result<T>> {
+        self.poll_tried(direction, waiter, || self.try_io(direction, &mut operation))
+    }
+
+    /// As `poll_io`, of what ends in `try_io` by itself.
+    pub(super) fn poll_tried<T>(
+        &self,
+        direction: Direction,
+        waiter: &mut Waiter<'_>,
+        mut operation: impl FnMut() -> io::Result<T>,
+    ) -> Poll<io::Result<T>> {
         loop {
             ready!(self.poll_turn(direction, waiter))?;
-            match self.try_io(direction, &mut operation) {
+            match operation() {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 result => return Poll::Ready(result),

@@ -155,7 +155,7 @@ impl StreamOps for Stream {
         bufs: &mut [IoSliceMut<'_>],
     ) -> Poll<io::Result<usize>> {
         self.source
-            .poll_io(Direction::Read, waiter, || self.try_read(bufs))
+            .poll_tried(Direction::Read, waiter, || self.try_read(bufs))
     }
 
     #[allow(unsafe_code)]
@@ -186,7 +186,7 @@ impl StreamOps for Stream {
 
     fn poll_write(&self, waiter: &mut Waiter<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
         self.source
-            .poll_io(Direction::Write, waiter, || self.try_write(bufs))
+            .poll_tried(Direction::Write, waiter, || self.try_write(bufs))
     }
 
     fn shutdown(&self, how: Shutdown) -> io::Result<()> {
