@@ -146,6 +146,15 @@ impl Interest {
             };
             self.0.event.store(event, Ordering::Relaxed);
         }
+        self.poll_try(waiter, subscribe)
+    }
+
+    /// The same where a try is worth it that may find nothing.
+    pub(super) fn poll_try(
+        &self,
+        waiter: &mut Waiter<'_>,
+        subscribe: impl FnOnce() -> io::Result<Pollable>,
+    ) -> Poll<io::Result<()>> {
         ready!(self.poll_ready(waiter, subscribe))?;
         if budget::spend() {
             waiter.waker().wake_by_ref();

@@ -418,6 +418,13 @@ impl StreamOps for Stream {
         self.read.poll_io(waiter, || self.readable(), look)
     }
 
+    fn poll_worth_reading(&self, waiter: &mut Waiter<'_>) -> Poll<io::Result<()>> {
+        if self.lock().has_looked() {
+            return Poll::Ready(Ok(()));
+        }
+        self.read.poll_try(waiter, || self.readable())
+    }
+
     fn poll_writable(&self, waiter: &mut Waiter<'_>) -> Poll<io::Result<()>> {
         self.write.poll_turn(waiter, || self.writable())
     }
