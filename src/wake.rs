@@ -3,7 +3,7 @@
 //! Nothing here runs code of the user's: a waker comes in as a clone, and goes out to be woken or
 //! dropped where no lock is held.
 
-use std::collections::BTreeMap;
+use std::collections::VecDeque;
 use std::future::Future;
 use std::marker::PhantomPinned;
 use std::pin::Pin;
@@ -180,7 +180,7 @@ impl Waiters {
             return self.first.take();
         }
         let others = self.others.as_mut()?;
-        match others.queue.remove(&ticket.state.number?)? {
+        match others.queue.remove(ticket.state.number?)? {
             Entry::Future(waker) => Some(waker),
             Entry::Polled(_) => None,
         }
@@ -226,11 +226,9 @@ impl Displaced {
 /// Behind a pointer: there are two for every socket, and hardly ever more than one waiter.
 #[derive(Debug)]
 struct Others {
-    /// The number of the next who comes.
-    next: u64,
-    queue: BTreeMap<u64, Entry>,
-    /// Which of them are poll functions'.
-    polled: BTreeMap<Task, u64>,
+    queue: Queue,
+    /// Which of them are poll functions', by their tasks.
+    polled: Vec<(Task, u64)>,
     /// With so many of those, all of them are woken.
     limit: usize,
     sample: Sample,
@@ -240,6 +238,76 @@ struct Others {
 enum Entry {
     Future(Waker),
     Polled(Arc<Waker>),
+}
+
+/// In the order in which they came, each with a number that no other gets.
+#[derive(Debug, Default)]
+struct Queue {
+    /// The number of the next who comes.
+    next: u64,
+    /// With gaps where somebody has left; neither the first nor the last is one.
+    entries: VecDeque<(u64, Option<Entry>)>,
+    len: usize,
+}
+
+impl Queue {
+    fn len(&self) -> usize {
+        self.len
+    }
+
+    fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    fn push(&mut self, entry: Entry) -> u64 {
+        let number = self.next;
+        self.next += 1;
+        self.entries.push_back((number, Some(entry)));
+        self.len += 1;
+        number
+    }
+
+    fn find(&self, number: u64) -> Option<usize> {
+        let place = self.entries.binary_search_by_key(&number, |entry| entry.0);
+        place.ok()
+    }
+
+    fn get_mut(&mut self, number: u64) -> Option<&mut Entry> {
+        let place = self.find(number)?;
+        self.entries[place].1.as_mut()
+    }
+
+    fn remove(&mut self, number: u64) -> Option<Entry> {
+        let place = self.find(number)?;
+        let entry = self.entries[place].1.take()?;
+        self.len -= 1;
+        while matches!(self.entries.back(), Some((_, None))) {
+            self.entries.pop_back();
+        }
+        self.close_front();
+        // As many gaps as entries: from now on none.
+        if self.entries.len() > 2 * self.len + 16 {
+            self.entries.retain(|(_, entry)| entry.is_some());
+        }
+        Some(entry)
+    }
+
+    /// The first.
+    fn pop(&mut self) -> Option<Entry> {
+        let (_, entry) = self.entries.pop_front()?;
+        self.len -= usize::from(entry.is_some());
+        self.close_front();
+        if self.is_empty() {
+            self.entries = VecDeque::new();
+        }
+        entry
+    }
+
+    fn close_front(&mut self) {
+        while matches!(self.entries.front(), Some((_, None))) {
+            self.entries.pop_front();
+        }
+    }
 }
 
 /// What tells the wakers of one task from those of others, while one of them is kept.
@@ -264,9 +332,8 @@ struct Sample {
 impl Default for Others {
     fn default() -> Others {
         Others {
-            next: 0,
-            queue: BTreeMap::new(),
-            polled: BTreeMap::new(),
+            queue: Queue::default(),
+            polled: Vec::new(),
             limit: POLLED,
             sample: Sample {
                 wakers: Vec::new(),
@@ -284,12 +351,10 @@ impl Others {
         let number = match &waiter.ticket {
             Some(_) => waiter.number(),
             // The same task: nothing is new.
-            None => match self.polled.contains_key(&task(&waker)) {
-                true => return Ok(Displaced::dropping(waker)),
-                false => None,
-            },
+            None if self.find(task(&waker)).is_ok() => return Ok(Displaced::dropping(waker)),
+            None => None,
         };
-        match number.and_then(|number| self.queue.get_mut(&number)) {
+        match number.and_then(|number| self.queue.get_mut(number)) {
             Some(Entry::Future(before)) => {
                 Ok(Displaced::dropping(std::mem::replace(before, waker)))
             }
@@ -298,11 +363,8 @@ impl Others {
     }
 
     fn push(&mut self, waiter: &mut Waiter<'_>, waker: Waker) -> Displaced {
-        let number = self.next;
-        self.next += 1;
         if waiter.ticket.is_some() {
-            self.queue.insert(number, Entry::Future(waker));
-            waiter.set_registered(Some(number));
+            waiter.set_registered(Some(self.queue.push(Entry::Future(waker))));
             return Displaced::default();
         }
         let task = task(&waker);
@@ -311,15 +373,22 @@ impl Others {
         if self.polled.len() >= self.limit {
             self.wake_polled(&mut displaced);
         }
-        self.polled.insert(task, number);
-        self.queue.insert(number, Entry::Polled(Arc::new(waker)));
+        let number = self.queue.push(Entry::Polled(Arc::new(waker)));
+        if let Err(place) = self.find(task) {
+            self.polled.insert(place, (task, number));
+        }
         displaced
+    }
+
+    /// Where a task that polls is among those, or belongs.
+    fn find(&self, task: Task) -> Result<usize, usize> {
+        self.polled.binary_search_by_key(&task, |(task, _)| *task)
     }
 
     /// All poll functions are woken: those who still wait come back, the others do not.
     fn wake_polled(&mut self, displaced: &mut Displaced) {
-        for number in std::mem::take(&mut self.polled).into_values() {
-            if let Some(Entry::Polled(waker)) = self.queue.remove(&number) {
+        for (_, number) in std::mem::take(&mut self.polled) {
+            if let Some(Entry::Polled(waker)) = self.queue.remove(number) {
                 displaced.woken.push(waker);
             }
         }
@@ -362,10 +431,12 @@ impl Others {
             return self.take(into);
         }
         for _ in 0..count {
-            match self.queue.pop_first() {
-                Some((_, Entry::Future(waker))) => into.push(waker),
-                Some((_, Entry::Polled(waker))) => {
-                    self.polled.remove(&task(&waker));
+            match self.queue.pop() {
+                Some(Entry::Future(waker)) => into.push(waker),
+                Some(Entry::Polled(waker)) => {
+                    if let Ok(place) = self.find(task(&waker)) {
+                        self.polled.remove(place);
+                    }
                     into.extend(Arc::into_inner(waker));
                 }
                 None => return,
@@ -375,11 +446,12 @@ impl Others {
 
     fn take(&mut self, into: &mut Vec<Waker>) {
         self.polled.clear();
-        let all = std::mem::take(&mut self.queue).into_values();
-        into.extend(all.filter_map(|entry| match entry {
-            Entry::Future(waker) => Some(waker),
-            Entry::Polled(waker) => Arc::into_inner(waker),
-        }));
+        while let Some(entry) = self.queue.pop() {
+            into.extend(match entry {
+                Entry::Future(waker) => Some(waker),
+                Entry::Polled(waker) => Arc::into_inner(waker),
+            });
+        }
     }
 }
 

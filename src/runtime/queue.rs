@@ -1,7 +1,7 @@
 //! The run queue: a local part without locks, and an inbox for wakes from other threads.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -83,7 +83,7 @@ pub(crate) struct Shared {
     /// There may be timers: saves the loop a look. Set with the first, cleared by the loop.
     has_timers: AtomicBool,
     /// Tasks whose end somebody waits for who has cancelled them, with what it panicked with.
-    endings: Mutex<BTreeMap<u64, Option<Payload>>>,
+    endings: Mutex<Vec<(u64, Option<Payload>)>>,
 }
 
 #[derive(Default)]
@@ -117,15 +117,28 @@ impl Shared {
         self.inbox.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) fn endings(&self) -> MutexGuard<'_, BTreeMap<u64, Option<Payload>>> {
+    fn endings(&self) -> MutexGuard<'_, Vec<(u64, Option<Payload>)>> {
         self.endings.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Somebody waits for the end of a task.
+    pub(crate) fn await_ending(&self, id: u64) {
+        self.endings().push((id, None));
+    }
+
+    /// Nobody does any longer; gives what it has panicked with.
+    pub(crate) fn take_ending(&self, id: u64) -> Option<Payload> {
+        let mut endings = self.endings();
+        let place = endings.iter().position(|ending| ending.0 == id)?;
+        endings.swap_remove(place).1
     }
 
     /// A destructor has panicked when a task was dropped: for who has cancelled it, if they wait.
     pub(crate) fn panicked_at_end(&self, id: u64, payload: Payload) {
         let mut unheard = Some(payload);
-        if let Some(ending) = self.endings().get_mut(&id) {
-            std::mem::swap(ending, &mut unheard);
+        let is_of = |ending: &&mut (u64, Option<Payload>)| ending.0 == id;
+        if let Some(ending) = self.endings().iter_mut().find(is_of) {
+            std::mem::swap(&mut ending.1, &mut unheard);
         }
         drop_contained(unheard);
     }

@@ -234,7 +234,7 @@ struct Ending<'a> {
 
 impl Ending<'_> {
     fn new(shared: &Shared, id: u64) -> Ending<'_> {
-        shared.endings().insert(id, None);
+        shared.await_ending(id);
         Ending { shared, id }
     }
 
@@ -244,7 +244,7 @@ impl Ending<'_> {
     }
 
     fn take(&self) -> Option<Payload> {
-        self.shared.endings().remove(&self.id).flatten()
+        self.shared.take_ending(self.id)
     }
 }
 

@@ -3,9 +3,14 @@
 pub(crate) mod driver;
 mod linger;
 pub(crate) mod options;
+#[cfg(unix)]
+mod outbox;
+#[cfg(not(unix))]
+#[path = "no_outbox.rs"]
 mod outbox;
 pub(crate) mod protocol;
 mod receivers;
+#[cfg(unix)]
 mod room;
 mod shared;
 pub(crate) mod transport;

@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 
 use crate::address::Address;
 use crate::batch::SendBatch;
-use crate::endpoint::datagram::room::{Room, Wire};
+use crate::endpoint::datagram::room::Room;
+pub(super) use crate::endpoint::datagram::room::Wire;
 use crate::endpoint::flow::DATAGRAM_OVERHEAD;
 
 /// What may wait for one receiver and for all, in bytes of memory, beyond the high limit of the
@@ -114,6 +115,11 @@ impl Outbox {
             tick: 1,
             ..Outbox::default()
         }
+    }
+
+    /// For an endpoint of a family that has one.
+    pub(super) fn for_receivers() -> Option<Outbox> {
+        Some(Outbox::new())
     }
 
     /// Somebody else may change the size of the send buffer.

@@ -4,8 +4,7 @@ use std::io;
 use std::time::Instant;
 
 use crate::address::Address;
-use crate::endpoint::datagram::outbox::{Outbox, Pumped, Sending, When};
-use crate::endpoint::datagram::room::Wire;
+use crate::endpoint::datagram::outbox::{Outbox, Pumped, Sending, When, Wire};
 use crate::endpoint::datagram::shared::{Locked, Shared};
 use crate::error::context;
 use crate::sys::caps::SocketOption;

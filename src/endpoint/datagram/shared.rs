@@ -102,7 +102,7 @@ impl Shared {
         let inner = socket.inner();
         let (family, writable_is_exact) = (inner.family(), inner.writable_is_exact());
         let has_receivers = family == Family::Unix && !writable_is_exact;
-        let outbox = has_receivers.then(Outbox::new);
+        let outbox = has_receivers.then(Outbox::for_receivers).flatten();
         Arc::new(Shared {
             peer: known.or(peer),
             given_peer: peer,

@@ -26,7 +26,7 @@ use crate::wake::wait;
 /// of its own: one that does not read holds up nobody else. On Linux what is unread also takes the
 /// endpoint's send buffer (`SO_SNDBUF`), so that nobody gets more than a share of that while it is
 /// scarce; a few dozen receivers that read nothing leave room for others, more than that need a
-/// [larger buffer](crate::net::UnixDatagram::set_send_buffer_size).
+/// larger buffer (`set_send_buffer_size`).
 ///
 /// For each receiver the [high limit](DatagramTransport::set_write_buffer_limits) and 1 MiB may
 /// wait, for all together the high limit and 8 MiB. What is more is dropped, the latest first,

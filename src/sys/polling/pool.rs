@@ -2,7 +2,7 @@
 //! work; what is more waits its turn.
 
 use std::any::Any;
-use std::collections::BTreeMap;
+use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::io;
 use std::panic::{catch_unwind, AssertUnwindSafe};
@@ -97,7 +97,8 @@ struct Pool {
 }
 
 struct Queue {
-    jobs: BTreeMap<u64, Job>,
+    /// Each with its number.
+    jobs: VecDeque<(u64, Job)>,
     /// The number of the next job.
     next: u64,
     threads: usize,
@@ -110,7 +111,7 @@ impl Pool {
         Pool {
             process: AtomicU32::new(0),
             queue: Mutex::new(Queue {
-                jobs: BTreeMap::new(),
+                jobs: VecDeque::new(),
                 next: 0,
                 threads: 0,
             }),
@@ -155,7 +156,7 @@ impl Pool {
         }
         let number = queue.next;
         queue.next += 1;
-        queue.jobs.insert(number, job);
+        queue.jobs.push_back((number, job));
         Ok(Queued { pool: self, number })
     }
 
@@ -171,11 +172,18 @@ impl Pool {
     /// The oldest job; without one, the thread is no longer counted.
     fn next_job(&self) -> Option<Job> {
         let mut queue = lock(&self.queue);
-        let job = queue.jobs.pop_first();
+        let job = queue.jobs.pop_front();
         if job.is_none() {
             queue.threads -= 1;
         }
         job.map(|(_, job)| job)
+    }
+}
+
+impl Queue {
+    fn remove(&mut self, number: u64) -> Option<(u64, Job)> {
+        let place = self.jobs.binary_search_by_key(&number, |job| job.0);
+        self.jobs.remove(place.ok()?)
     }
 }
 
@@ -189,7 +197,7 @@ impl Drop for Queued {
     fn drop(&mut self) {
         // In a forked child the parent's queue has no threads, and perhaps a lock for ever.
         if self.pool.belongs_to(process::id()) {
-            let job = lock(&self.pool.queue).jobs.remove(&self.number);
+            let job = lock(&self.pool.queue).remove(self.number);
             // The lock is free again: what the job owns is dropped here.
             drop(job);
         }

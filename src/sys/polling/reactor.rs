@@ -1,7 +1,8 @@
 //! The outer loop, and the sources it waits for.
 
 use std::cell::RefCell;
-use std::collections::BTreeSet;
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
 use std::io;
 use std::mem::ManuallyDrop;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -41,7 +42,7 @@ pub(super) struct Registry {
     wake: Wake,
     sources: Mutex<Sources>,
     /// When which sources are to be looked at again; locked last.
-    looks: Mutex<BTreeSet<(Instant, usize)>>,
+    looks: Mutex<BinaryHeap<Reverse<(Instant, usize)>>>,
     has_looks: AtomicBool,
 }
 
@@ -130,9 +131,9 @@ impl Registry {
         let at = clock::now() + after;
         let is_first = {
             let mut looks = self.looks();
-            looks.insert((at, key));
+            looks.push(Reverse((at, key)));
             self.has_looks.store(true, Ordering::SeqCst);
-            looks.first() == Some(&(at, key))
+            looks.peek() == Some(&Reverse((at, key)))
         };
         // On its own thread it is not waiting.
         let is_own = Registry::current().is_some_and(|current| Arc::ptr_eq(&current, self));
@@ -141,7 +142,7 @@ impl Registry {
         }
     }
 
-    fn looks(&self) -> MutexGuard<'_, BTreeSet<(Instant, usize)>> {
+    fn looks(&self) -> MutexGuard<'_, BinaryHeap<Reverse<(Instant, usize)>>> {
         self.looks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -150,7 +151,7 @@ impl Registry {
         if !self.has_looks.load(Ordering::SeqCst) {
             return timeout;
         }
-        let next = self.looks().first().map(|(at, _)| *at);
+        let next = self.looks().peek().map(|look| look.0 .0);
         let next = next.map(|at| at.saturating_duration_since(clock::now()));
         match (timeout, next) {
             (Some(timeout), Some(next)) => Some(timeout.min(next)),
@@ -163,13 +164,15 @@ impl Registry {
         if !self.has_looks.load(Ordering::SeqCst) {
             return;
         }
-        let due = {
+        let now = clock::now();
+        let due = || {
             let mut looks = self.looks();
-            let later = looks.split_off(&(clock::now(), usize::MAX));
-            self.has_looks.store(!later.is_empty(), Ordering::SeqCst);
-            std::mem::replace(&mut *looks, later)
+            let is_due = looks.peek().is_some_and(|look| look.0 .0 <= now);
+            let due = is_due.then(|| looks.pop()).flatten();
+            self.has_looks.store(!looks.is_empty(), Ordering::SeqCst);
+            due
         };
-        for (_, key) in due {
+        while let Some(Reverse((_, key))) = due() {
             let source = self.sources().slab.get(key).cloned();
             // Missing if it was removed since.
             if let Some(source) = source {
