@@ -120,12 +120,18 @@ pub(crate) struct Waiters {
 #[derive(Default)]
 #[must_use = "to be dropped where no lock is held"]
 pub(crate) struct Displaced {
-    _dropped: Option<Waker>,
-    woken: Vec<Arc<Waker>>,
-    _dropped_too: Vec<Arc<Waker>>,
+    _one: Option<Waker>,
+    /// Of many poll functions.
+    _many: Option<Box<Many>>,
 }
 
-impl Drop for Displaced {
+#[derive(Default)]
+struct Many {
+    woken: Vec<Arc<Waker>>,
+    _dropped: Vec<Arc<Waker>>,
+}
+
+impl Drop for Many {
     fn drop(&mut self) {
         self.woken.iter().for_each(|waker| waker.wake_by_ref());
     }
@@ -216,9 +222,8 @@ impl Waiters {
 impl Displaced {
     fn dropping(waker: Waker) -> Displaced {
         Displaced {
-            _dropped: Some(waker),
-            woken: Vec::new(),
-            _dropped_too: Vec::new(),
+            _one: Some(waker),
+            _many: None,
         }
     }
 }
@@ -369,9 +374,11 @@ impl Others {
         }
         let task = task(&waker);
         let mut displaced = Displaced::default();
-        self.judge(task, &mut displaced);
+        if !self.sample.wakers.is_empty() {
+            self.judge(task, displaced._many.get_or_insert_default());
+        }
         if self.polled.len() >= self.limit {
-            self.wake_polled(&mut displaced);
+            self.wake_polled(displaced._many.get_or_insert_default());
         }
         let number = self.queue.push(Entry::Polled(Arc::new(waker)));
         if let Err(place) = self.find(task) {
@@ -386,7 +393,7 @@ impl Others {
     }
 
     /// All poll functions are woken: those who still wait come back, the others do not.
-    fn wake_polled(&mut self, displaced: &mut Displaced) {
+    fn wake_polled(&mut self, displaced: &mut Many) {
         for (_, number) in std::mem::take(&mut self.polled) {
             if let Some(Entry::Polled(waker)) = self.queue.remove(number) {
                 displaced.woken.push(waker);
@@ -402,16 +409,11 @@ impl Others {
 
     /// Somebody comes. If most of the sample have come back, there are so many who wait in
     /// earnest, and there is room for more; if they have not for long, there was too much.
-    fn judge(&mut self, task_of: Task, displaced: &mut Displaced) {
+    fn judge(&mut self, task_of: Task, displaced: &mut Many) {
         let sample = &mut self.sample;
-        if sample.wakers.is_empty() {
-            return;
-        }
         sample.since += 1;
         if let Some(index) = sample.wakers.iter().position(|one| task(one) == task_of) {
-            displaced
-                ._dropped_too
-                .push(sample.wakers.swap_remove(index));
+            displaced._dropped.push(sample.wakers.swap_remove(index));
             sample.returned += 1;
         }
         if sample.returned > SAMPLE / 2 {
@@ -423,7 +425,7 @@ impl Others {
         } else {
             return;
         }
-        displaced._dropped_too.append(&mut sample.wakers);
+        displaced._dropped.append(&mut sample.wakers);
     }
 
     fn take_some(&mut self, count: usize, into: &mut Vec<Waker>) {

@@ -77,7 +77,8 @@ impl<P> Cell<P> {
 
     /// Whether this thread is inside.
     pub(crate) fn is_inside(&self) -> bool {
-        self.inside.load(Ordering::Relaxed) == thread()
+        let inside = self.inside.load(Ordering::Relaxed);
+        inside != 0 && inside == thread()
     }
 
     fn take(&self) -> Option<P> {

@@ -99,6 +99,12 @@ pub(super) struct Locked<'a, S> {
 pub(super) struct Later<'a> {
     signals: &'a Signals,
     wakes_driver: bool,
+    /// Hardly ever anything.
+    more: Option<Box<More>>,
+}
+
+#[derive(Default)]
+struct More {
     wakers: Vec<Waker>,
     dropped: Vec<Box<dyn Any + Send>>,
 }
@@ -110,8 +116,7 @@ impl<'a, S> Locked<'a, S> {
             later: Later {
                 signals,
                 wakes_driver: false,
-                wakers: Vec::new(),
-                dropped: Vec::new(),
+                more: None,
             },
         }
     }
@@ -128,7 +133,8 @@ impl<'a, S> Locked<'a, S> {
 
     /// Drops what may be the user's.
     pub(super) fn discard<T: Send + 'static>(&mut self, what: T) {
-        self.later.dropped.push(Box::new(what));
+        let more = self.later.more.get_or_insert_default();
+        more.dropped.push(Box::new(what));
     }
 }
 
@@ -141,7 +147,9 @@ impl Later<'_> {
 
     /// Wakes all who wait.
     pub(super) fn wake(&mut self, waiters: &mut Waiters) {
-        waiters.take(&mut self.wakers);
+        if !waiters.is_empty() {
+            waiters.take(&mut self.more.get_or_insert_default().wakers);
+        }
     }
 }
 
@@ -150,7 +158,9 @@ impl Drop for Later<'_> {
         if self.wakes_driver {
             self.signals.wake_driver();
         }
-        self.wakers.drain(..).for_each(Waker::wake);
+        if let Some(more) = self.more.take() {
+            more.wakers.into_iter().for_each(Waker::wake);
+        }
     }
 }
 

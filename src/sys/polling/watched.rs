@@ -195,12 +195,24 @@ impl State {
 
     /// Tells the poller what is wanted, if it does not know. What fails is tried again with the
     /// next event or wait.
+    #[inline]
     fn tell(&mut self, io: &socket2::Socket, registry: &Registry, key: usize) -> io::Result<()> {
         let wanted = self.wanted(registry);
+        if self.registration == Registration::Watched(wanted) {
+            return Ok(());
+        }
+        self.tell_news(io, registry, key, wanted)
+    }
+
+    #[cold]
+    fn tell_news(
+        &mut self,
+        io: &socket2::Socket,
+        registry: &Registry,
+        key: usize,
+        wanted: Interest,
+    ) -> io::Result<()> {
         if let Registration::Watched(known) = self.registration {
-            if known == wanted {
-                return Ok(());
-            }
             // A change of the mode is not a modification on every system.
             if known.mode == wanted.mode && !wanted.is_none() {
                 let poller = registry.poller();
