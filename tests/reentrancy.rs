@@ -692,3 +692,73 @@ fn two_protocols_that_call_each_other_from_two_threads_both_end() {
         thread.join().unwrap();
     }
 }
+
+/// Inside of its own protocol each thread wakes the other's driver, which is polled there and then.
+#[cfg(not(target_os = "wasi"))]
+#[test]
+fn drivers_that_are_polled_inside_of_each_others_protocols_do_not_wait() {
+    use std::sync::Barrier;
+
+    /// On two threads, while each is inside of a protocol, touches the other's.
+    fn crosswise<P: Send>(
+        handles: [coracle::ProtocolHandle<P>; 2],
+        touch_other: impl Fn(usize) + Sync,
+    ) {
+        let both = Barrier::new(2);
+        std::thread::scope(|scope| {
+            for (side, handle) in handles.into_iter().enumerate() {
+                let (both, touch_other) = (&both, &touch_other);
+                scope.spawn(move || {
+                    for _ in 0..100 {
+                        both.wait();
+                        handle.with(|_| {
+                            both.wait();
+                            touch_other(1 - side);
+                        });
+                    }
+                });
+            }
+        });
+    }
+
+    block_on_within(async {
+        let made = async || {
+            let nothing = || coracle::on_datagram(|_, _, _| {});
+            let (transport, handle, driver) =
+                create_datagram_endpoint_with_driver(nothing, local_v4())
+                    .await
+                    .unwrap();
+            Inline::new(driver).poll();
+            (transport, handle)
+        };
+        let ((first, of_first), (second, of_second)) = (made().await, made().await);
+        let transports = [first, second];
+        crosswise([of_first, of_second], |side| {
+            transports[side].pause_reading();
+            transports[side].resume_reading();
+        });
+        for transport in &transports {
+            transport.close();
+            within(transport.closed()).await.unwrap();
+        }
+    });
+    over_each(async |ours: Ours, _peer: Peer| {
+        let made = async |ours| {
+            let nothing = || on_data(|_: &Transport, _: &[u8]| Ok(()));
+            let (transport, handle, driver) = make_with_driver(nothing, ours).await.unwrap();
+            Inline::new(driver).poll();
+            (transport, handle)
+        };
+        let (other, _other_peer) = common::pairs::tcp_pair();
+        let ((first, of_first), (second, of_second)) = (made(ours).await, made(other).await);
+        let transports = [first, second];
+        crosswise([of_first, of_second], |side| {
+            transports[side].pause_reading();
+            transports[side].resume_reading();
+        });
+        for transport in &transports {
+            transport.close();
+            within(transport.closed()).await.unwrap();
+        }
+    });
+}

@@ -2,10 +2,11 @@
 
 use std::fmt;
 use std::io;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{fence, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 
 use crate::endpoint::lifetime::Ending;
+use crate::endpoint::locked::Signals;
 use crate::panics::drop_contained;
 use crate::wake::wait;
 
@@ -61,8 +62,9 @@ impl<P> Cell<P> {
         }
     }
 
-    /// Waits for whoever is inside on another thread. For the driver, which sees to it that this
-    /// thread is not.
+    /// Waits for whoever is inside on another thread. For the driver, which has found out at the
+    /// beginning that it is not barred: who enters after that finds all barred that this thread is
+    /// inside of, so that no two wait for each other.
     pub(crate) fn enter(&self) -> Inside<'_, P> {
         self.entered(self.protocol.lock().unwrap_or_else(PoisonError::into_inner))
     }
@@ -76,9 +78,16 @@ impl<P> Cell<P> {
     }
 
     /// Whether this thread is inside.
-    pub(crate) fn is_inside(&self) -> bool {
+    fn is_inside(&self) -> bool {
         let inside = self.inside.load(Ordering::Relaxed);
         inside != 0 && inside == thread()
+    }
+
+    /// Whether whoever wants to enter would wait for itself, or, being inside another protocol, for
+    /// another thread, which may be waiting for that one.
+    pub(crate) fn is_barred(&self) -> bool {
+        let is_occupied = || matches!(self.protocol.try_lock(), Err(TryLockError::WouldBlock));
+        self.is_inside() || (is_in_callback() && is_occupied())
     }
 
     fn take(&self) -> Option<P> {
@@ -108,12 +117,26 @@ impl<P> Drop for Inside<'_, P> {
     }
 }
 
+/// Whether a driver must not go on, as its protocol cannot be entered. Whoever is inside calls it
+/// again when that is over.
+pub(super) fn is_barred(signals: &Signals, is_barred: impl Fn() -> bool) -> bool {
+    if !is_barred() {
+        return false;
+    }
+    signals.call_attention();
+    // Whoever has left meanwhile may not have seen that: then it is not barred any more.
+    fence(Ordering::SeqCst);
+    is_barred()
+}
+
 /// When whoever was inside has left: a driver that was polled meanwhile on the same thread could
 /// not call the protocol.
 struct Leaving<'a>(&'a dyn Ending);
 
 impl Drop for Leaving<'_> {
     fn drop(&mut self) {
+        // After the cell was left; pairs with that of `is_barred`.
+        fence(Ordering::SeqCst);
         self.0.call_driver_again();
     }
 }

@@ -15,7 +15,7 @@ use crate::endpoint::datagram::protocol::DatagramProtocol;
 use crate::endpoint::datagram::shared::Socket;
 use crate::endpoint::datagram::transport::DatagramTransport;
 use crate::endpoint::flow::Change;
-use crate::endpoint::handle::Cell;
+use crate::endpoint::handle::{is_barred, Cell};
 use crate::endpoint::lifetime::{rounds, Living, Phase, Round};
 use crate::net::Backoff;
 use crate::sys::caps::Family;
@@ -419,9 +419,7 @@ impl<P: DatagramProtocol> Future for DatagramDriver<P> {
         let this = &mut *self;
         let signals = &this.transport.shared.signals;
         signals.remember(&mut this.waker, cx);
-        if this.cell.is_inside() {
-            // Polled inside of the protocol, which calls again when that is over.
-            signals.call_attention();
+        if is_barred(signals, || this.cell.is_barred()) {
             return Poll::Pending;
         }
         rounds(Datagram::ROUNDS, cx, |cx| self.round(cx))

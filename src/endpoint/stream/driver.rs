@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use crate::endpoint::flow::Change;
-use crate::endpoint::handle::Cell;
+use crate::endpoint::handle::{is_barred, Cell};
 use crate::endpoint::lifetime::{rounds, Living, Phase, Round};
 use crate::endpoint::stream::protocol::StreamProtocol;
 #[cfg(feature = "tls")]
@@ -30,8 +30,8 @@ const TOLD: usize = 32;
 
 /// A protocol of any type and kind, as the driver calls it.
 pub(super) trait Connected {
-    /// Whether this thread is inside of it.
-    fn is_inside(&self) -> bool;
+    /// Whether it cannot be entered now.
+    fn is_barred(&self) -> bool;
     fn made(&self, transport: &Transport);
     fn eof(&self, transport: &Transport) -> io::Result<bool>;
     fn change(&self, transport: &Transport, change: Change);
@@ -68,8 +68,8 @@ impl<P: StreamProtocol<K>, K> Kinded<P, K> {
 }
 
 impl<P: StreamProtocol<K>, K> Connected for Kinded<P, K> {
-    fn is_inside(&self) -> bool {
-        self.cell.is_inside()
+    fn is_barred(&self) -> bool {
+        self.cell.is_barred()
     }
 
     fn made(&self, transport: &Transport) {
@@ -362,9 +362,7 @@ impl<P: StreamProtocol<K>, K> Future for ConnectionDriver<P, K> {
         let this = &mut *self;
         let signals = &this.transport.shared.signals;
         signals.remember(&mut this.waker, cx);
-        if this.protocol().is_inside() {
-            // Polled inside of the protocol, which calls again when that is over.
-            signals.call_attention();
+        if is_barred(signals, || this.protocol().is_barred()) {
             return Poll::Pending;
         }
         rounds(ROUNDS, cx, |cx| self.round(cx))
