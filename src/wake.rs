@@ -12,6 +12,8 @@ use std::task::{Context, Poll, Waker};
 
 use pin_project_lite::pin_project;
 
+use crate::panics::{catch, drop_contained};
+
 /// How many poll functions' wakers are kept, at first, before all are woken to sort out who still
 /// waits.
 const POLLED: usize = 64;
@@ -133,7 +135,11 @@ struct Many {
 
 impl Drop for Many {
     fn drop(&mut self) {
-        self.woken.iter().for_each(|waker| waker.wake_by_ref());
+        for waker in &self.woken {
+            if let Err(payload) = catch(|| waker.wake_by_ref()) {
+                drop_contained(payload);
+            }
+        }
     }
 }
 
@@ -455,6 +461,19 @@ impl Others {
             });
         }
     }
+}
+
+/// Wakes one who waits, where no lock is held. A waker that panics, of which the panic hook is told,
+/// is the concern of whoever has made it.
+pub(crate) fn wake(waker: Waker) {
+    if let Err(payload) = catch(|| waker.wake()) {
+        drop_contained(payload);
+    }
+}
+
+/// Wakes all, each whatever the others do.
+pub(crate) fn wake_all(wakers: impl IntoIterator<Item = Waker>) {
+    wakers.into_iter().for_each(wake);
 }
 
 /// Something that futures wait for, which can forget one of them.

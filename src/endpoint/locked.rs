@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Waker};
 
-use crate::wake::Waiters;
+use crate::panics::drop_contained;
+use crate::wake::{wake_all, Waiters};
 
 /// What a transport and the driver tell each other without the endpoint's lock.
 #[derive(Debug, Default)]
@@ -53,9 +54,7 @@ impl Signals {
             self.waiting.store(false, Ordering::Release);
             driver.take()
         };
-        if let Some(waker) = waker {
-            waker.wake();
-        }
+        wake_all(waker);
     }
 
     /// The driver has ended.
@@ -159,7 +158,8 @@ impl Drop for Later<'_> {
             self.signals.wake_driver();
         }
         if let Some(more) = self.more.take() {
-            more.wakers.into_iter().for_each(Waker::wake);
+            wake_all(more.wakers);
+            more.dropped.into_iter().for_each(drop_contained);
         }
     }
 }

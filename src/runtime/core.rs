@@ -11,6 +11,7 @@ use std::task::{Context, Poll, Waker};
 use crate::budget::{self, Look};
 use crate::runtime::queue::{Local, RootWaker};
 use crate::sys::{clock, Step};
+use crate::wake::wake_all;
 
 /// Task polls between two looks at the sockets: enough to make the look cheap, few enough that
 /// busy tasks cannot starve them.
@@ -45,7 +46,7 @@ impl<P: DerefMut<Target: Future>> Core<P> {
         self.local.take_inbox();
         if shared.next_deadline().is_some() {
             shared.take_due(clock::now(), &mut self.due);
-            self.due.drain(..).for_each(Waker::wake);
+            wake_all(self.due.drain(..));
         }
         let mut turns = BUDGET;
         while turns > 0 {

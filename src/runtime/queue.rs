@@ -15,6 +15,7 @@ use crate::panics::{drop_contained, Payload};
 use crate::runtime::context;
 use crate::sys::{self, NotifierOps};
 use crate::time::queue::{TimerKey, TimerQueue};
+use crate::wake::wake_all;
 
 /// One thing to run: a task, or (`None`) the future that `block_on` was given.
 pub(crate) type Entry = Option<Runnable>;
@@ -278,7 +279,7 @@ impl Shared {
                 timers.queue.take_due(next, &mut wakers);
             }
         }
-        wakers.into_iter().for_each(Waker::wake);
+        wake_all(wakers);
     }
 }
 

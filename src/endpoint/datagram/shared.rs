@@ -3,7 +3,6 @@
 use std::collections::VecDeque;
 use std::io;
 use std::sync::{Arc, Mutex};
-use std::task::Waker;
 
 use crate::address::Address;
 use crate::batch::{SendBatch, SendMeta};
@@ -17,6 +16,7 @@ use crate::net::UdpSocket;
 use crate::net::UnixDatagram;
 use crate::sys::caps::Family;
 use crate::sys::{Datagram, DatagramOps};
+use crate::wake::wake_all;
 
 /// Datagrams, and bytes, that callbacks may queue before they are sent in between: several of the
 /// largest pieces that the system takes.
@@ -256,7 +256,7 @@ impl Shared {
             (socket, state.life.lose(outcome.map_err(Arc::new)))
         };
         drop(socket);
-        wakers.into_iter().for_each(Waker::wake);
+        wake_all(wakers);
     }
 
     pub(super) fn socket(&self) -> Option<Socket> {

@@ -24,7 +24,7 @@ use crate::net::UnixListener;
 use crate::panics::{catch, drop_contained, Contained};
 use crate::sys::{Listener, ListenerOps, Stream};
 use crate::time::{sleep, Sleep};
-use crate::wake::{wait, Ticket, Waitable, Waiter, Waiters};
+use crate::wake::{wait, wake_all, Ticket, Waitable, Waiter, Waiters};
 
 /// Connections accepted in one go before other tasks have their turn.
 const ROUND: usize = 64;
@@ -148,7 +148,7 @@ impl ServerShared {
             }
         }
         drop(listeners);
-        wakers.into_iter().for_each(Waker::wake);
+        wake_all(wakers);
     }
 
     /// The next connection of any of the listeners.
@@ -208,7 +208,7 @@ impl Membership {
                 state.waiters.take(&mut wakers);
             }
         }
-        wakers.into_iter().for_each(Waker::wake);
+        wake_all(wakers);
     }
 }
 
@@ -302,9 +302,7 @@ impl Server {
             state.phase = Phase::Serving;
             state.driver.take()
         };
-        if let Some(driver) = driver {
-            driver.wake();
-        }
+        wake_all(driver);
         Ok(())
     }
 

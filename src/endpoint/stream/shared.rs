@@ -2,7 +2,7 @@
 
 use std::io::{self, IoSlice};
 use std::sync::{Arc, Mutex};
-use std::task::{Poll, Waker};
+use std::task::Poll;
 
 use crate::address::Address;
 use crate::endpoint::flow::Flow;
@@ -21,7 +21,7 @@ use crate::net::TcpStream;
 #[cfg(unix)]
 use crate::net::UnixStream;
 use crate::sys::{Stream, StreamOps};
-use crate::wake::Waiter;
+use crate::wake::{wake_all, Waiter};
 
 /// Bytes that callbacks may write before they are sent in between.
 const CORKED_BYTES: usize = 64 * 1024;
@@ -442,7 +442,7 @@ impl Shared {
             (socket, state.successor.take(), wakers)
         };
         drop(socket);
-        wakers.into_iter().for_each(Waker::wake);
+        wake_all(wakers);
         drop(successor);
         if let Some(membership) = &self.membership {
             membership.end();

@@ -23,7 +23,7 @@ mod with_async_io {
 
     use crate::sys::polling::watched::Watched;
     use crate::sys::TimerOps;
-    use crate::wake::Direction;
+    use crate::wake::{wake_all, Direction};
 
     /// How long it is waited for those whom an event has woken to wait again, if there are more
     /// than it wakes.
@@ -143,7 +143,7 @@ mod with_async_io {
                     let _ = self.poll_event(direction);
                 }
             }
-            wakers.into_iter().for_each(Waker::wake);
+            wake_all(wakers);
         }
     }
 

@@ -17,6 +17,7 @@ use slab::Slab;
 use super::kernel::wait::{Notifier, Wait, Wake};
 use super::watched::Watched;
 use crate::sys::{clock, NotifierOps, ReactorOps, Step};
+use crate::wake::wake_all;
 
 /// Events in a row after which the poller could not be told what is wanted, until the loop slows
 /// down, and how much.
@@ -90,7 +91,7 @@ impl ReactorOps for Reactor {
             wait.wait(&self.registry.poller, timeout)?;
             let result = self.registry.dispatch(&wait, &mut wakers);
             self.registry.look_again(&mut wakers);
-            wakers.drain(..).for_each(Waker::wake);
+            wake_all(wakers.drain(..));
             failures = match result {
                 Ok(()) => 0,
                 Err(_) => failures + 1,
@@ -253,7 +254,7 @@ impl Registry {
             ended
         };
         drop(ended);
-        wakers.into_iter().for_each(Waker::wake);
+        wake_all(wakers);
     }
 }
 

@@ -25,7 +25,7 @@ use polling::{Event, PollMode};
 use super::reactor::Registry;
 use super::readiness::{Outcome, Readiness, Seen};
 pub(super) use crate::wake::Direction;
-use crate::wake::{Displaced, Ticket, Waiter, Waiters};
+use crate::wake::{wake_all, Displaced, Ticket, Waiter, Waiters};
 
 /// Waits after which a socket that has had a futile event is watched as others are again.
 const QUIET_WAITS: u8 = 64;
@@ -76,7 +76,7 @@ impl Exchange {
 
 impl Drop for Exchange {
     fn drop(&mut self) {
-        self.woken.drain(..).for_each(Waker::wake);
+        wake_all(self.woken.drain(..));
     }
 }
 
@@ -503,7 +503,7 @@ impl Watched {
     pub(super) fn wake(&self, direction: Direction) {
         let mut wakers = Vec::new();
         self.lock().side(direction).waiters.take(&mut wakers);
-        wakers.into_iter().for_each(Waker::wake);
+        wake_all(wakers);
     }
 
     /// Somebody gives up.
