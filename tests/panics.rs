@@ -11,14 +11,14 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Wake, Waker};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use common::server::{connect, local, until_left, works};
 use common::{block_on_within, local_v4, panic_message, panics, within};
 use coracle::net::UdpSocket;
-use coracle::time::sleep;
+use coracle::time::{sleep, sleep_until, timeout};
 use coracle::{
     block_on, create_datagram_endpoint, create_server, create_server_with_driver, on_data,
     on_datagram, spawn, try_block_on, yield_now, DatagramTransport, Protocol, Server, Transport,
@@ -188,6 +188,106 @@ fn destructors_that_panic_at_the_end_of_a_runtime_are_contained() {
     let message = panics(|| block_on(holding(async { tasks(&went_off) }, &went_off)));
     assert_eq!((&*message, went_off.get()), ("of a destructor", 10));
     block_on_within(others_run());
+}
+
+/// A guard that starts its task anew, whatever has ended it.
+#[test]
+fn destructors_that_spawn_each_time_do_not_keep_a_runtime_from_ending() {
+    struct StartsAnew(Rc<Cell<u32>>);
+    impl Drop for StartsAnew {
+        fn drop(&mut self) {
+            self.0.set(self.0.get() + 1);
+            // Enough to tell that there is no end.
+            if self.0.get() < 100_000 {
+                let again = StartsAnew(self.0.clone());
+                spawn(async move {
+                    let _again = again;
+                    pending::<()>().await
+                })
+                .detach();
+            }
+        }
+    }
+    let dropped = Rc::new(Cell::new(0));
+    block_on(async {
+        for _ in 0..3 {
+            let first = StartsAnew(dropped.clone());
+            spawn(async move {
+                let _first = first;
+                pending::<()>().await
+            })
+            .detach();
+        }
+        yield_now().await;
+    });
+    let dropped = dropped.get();
+    assert!((6..1_000).contains(&dropped), "{dropped}");
+}
+
+struct Panics(AtomicU32);
+
+impl Wake for Panics {
+    fn wake(self: Arc<Self>) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        panic!("a waker panics");
+    }
+}
+
+/// Polls each with a waker that panics, then with one that does not.
+async fn wakes_the_others<F: Future>(
+    what: &str,
+    mut wait: impl FnMut() -> F,
+    happen: impl AsyncFnOnce(),
+) {
+    let panicking = Arc::new(Panics(AtomicU32::new(0)));
+    let waker = Waker::from(panicking.clone());
+    let mut before: Vec<_> = (0..3).map(|_| Box::pin(wait())).collect();
+    for waiting in &mut before {
+        let waiting = waiting.as_mut().poll(&mut Context::from_waker(&waker));
+        assert!(waiting.is_pending(), "{what}");
+    }
+    let mut other = Box::pin(wait());
+    let mut is_there = false;
+    // The event happens when the other waits, too.
+    let happening = async {
+        yield_now().await;
+        is_there = true;
+        happen().await;
+        pending::<()>().await
+    };
+    within(futures_lite::future::or(
+        async {
+            other.as_mut().await;
+        },
+        happening,
+    ))
+    .await;
+    assert!(is_there, "{what}");
+    assert!(panicking.0.load(Ordering::Relaxed) > 0, "{what}");
+}
+
+#[test]
+fn a_waker_that_panics_keeps_nobody_else_waiting() {
+    block_on_within(async {
+        let (transport, _) = create_datagram_endpoint(|| on_datagram(|_, _, _| {}), local_v4())
+            .await
+            .unwrap();
+        let close = async || transport.close();
+        wakes_the_others("closed", || transport.closed(), close).await;
+
+        let server = common::server::echoing(local()).await;
+        let close = async || server.close();
+        wakes_the_others("wait_closed", || server.wait_closed(), close).await;
+
+        let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let own = socket.local_addr().unwrap();
+        let _ = timeout(Duration::from_millis(1), socket.readable()).await;
+        let send = async || drop(socket.send_to(b"x", &own).await);
+        wakes_the_others("readable", || socket.readable(), send).await;
+
+        let soon = Instant::now() + Duration::from_millis(5);
+        wakes_the_others("sleep", || sleep_until(soon), async || {}).await;
+    });
 }
 
 #[test]

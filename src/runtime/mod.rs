@@ -24,7 +24,9 @@ use crate::sys::{Reactor, ReactorOps};
 ///
 /// The runtime is a queue of tasks and a reactor; there is no hidden thread, and two threads that
 /// each call `block_on` have two runtimes that share nothing. When the future has ended, tasks
-/// that have not are dropped, and their sockets closed, before this returns.
+/// that have not are dropped, and their sockets closed, before this returns. Tasks that their
+/// destructors spawn are dropped unrun; if those have such destructors again, and so on, the last
+/// are forgotten.
 ///
 /// *asyncio equivalent*: `asyncio.run`.
 ///
@@ -90,6 +92,10 @@ pub fn try_block_on<F: Future>(future: F) -> io::Result<F::Output> {
         .ok_or_else(|| io::Error::other("the reactor ended before the future"))
 }
 
+/// Tasks that are spawned by the destructors of those that end with a runtime end with it, too. If
+/// those spawn others, and so on, this is where it ends.
+const GENERATIONS: usize = 16;
+
 /// Ends all tasks of a runtime.
 struct DropTasks(Rc<Local>);
 
@@ -97,6 +103,7 @@ impl Drop for DropTasks {
     fn drop(&mut self) {
         let local = &self.0;
         local.shared.close_timers();
+        let mut generations = 0;
         loop {
             // Waking queues a task that waits; dropping what is queued drops its future.
             let wakers: Vec<Waker> = local
@@ -107,10 +114,12 @@ impl Drop for DropTasks {
                 .collect();
             wakers.iter().for_each(Waker::wake_by_ref);
             local.take_inbox();
-            while let Some(entry) = local.pop() {
-                drop(entry);
+            generations += usize::from(local.len() > 0);
+            for _ in 0..local.len() {
+                drop(local.pop());
             }
-            if local.tasks.borrow().is_empty() {
+            // What is left then keeps itself alive, and is never dropped.
+            if local.tasks.borrow().is_empty() || generations == GENERATIONS {
                 break;
             }
             // Another thread is just putting one into the inbox.
