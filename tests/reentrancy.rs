@@ -693,6 +693,47 @@ fn two_protocols_that_call_each_other_from_two_threads_both_end() {
     }
 }
 
+/// Somewhere to write to that looks around whenever something is written.
+struct Writing<F: Fn()>(F, usize);
+
+impl<F: Fn()> fmt::Write for Writing<F> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        (self.0)();
+        self.1 += text.len();
+        Ok(())
+    }
+}
+
+#[test]
+fn what_something_is_shown_to_may_look_at_it() {
+    fn show(what: &impl fmt::Debug, look: impl Fn()) {
+        let mut writing = Writing(look, 0);
+        fmt::Write::write_fmt(&mut writing, format_args!("{what:?}")).unwrap();
+        assert!(writing.1 > 0);
+    }
+
+    block_on_within(async {
+        let nothing = || coracle::on_datagram(|_, _, _| {});
+        let (transport, _) = create_datagram_endpoint(nothing, local_v4()).await.unwrap();
+        show(&transport, || touch_datagrams(&transport));
+        close(&transport).await;
+
+        let options = TcpServerOptions::new().local_addr("127.0.0.1:0");
+        let nothing = || on_data(|_: &Transport, _: &[u8]| Ok(()));
+        let server = create_server(nothing, options).await.unwrap();
+        show(&server, || touch_server(&server));
+        server.close();
+        within(server.wait_closed()).await;
+    });
+    over_each(async |ours: Ours, _peer: Peer| {
+        let nothing = || on_data(|_: &Transport, _: &[u8]| Ok(()));
+        let (transport, _, driver) = make_with_driver(nothing, ours).await.unwrap();
+        show(&transport, || touch(&transport));
+        transport.abort();
+        within(driver).await;
+    });
+}
+
 /// Inside of its own protocol each thread wakes the other's driver, which is polled there and then.
 #[cfg(not(target_os = "wasi"))]
 #[test]

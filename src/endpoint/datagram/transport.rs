@@ -180,11 +180,15 @@ impl DatagramTransport {
 
 impl fmt::Debug for DatagramTransport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let state = self.shared.lock();
+        // What it is written to may be the user's.
+        let (phase, size) = {
+            let state = self.shared.lock();
+            (state.life.phase, state.flow.size())
+        };
         f.debug_struct("DatagramTransport")
             .field("peer", &self.shared.peer)
-            .field("phase", &state.life.phase)
-            .field("write_buffer_size", &state.flow.size())
+            .field("phase", &phase)
+            .field("write_buffer_size", &size)
             .finish_non_exhaustive()
     }
 }

@@ -380,11 +380,15 @@ impl Drop for CloseAll<'_> {
 impl fmt::Debug for Server {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let addrs = self.local_addrs();
-        let state = self.shared.lock();
+        // What it is written to may be the user's.
+        let (phase, connections) = {
+            let state = self.shared.lock();
+            (state.phase, state.clients.len())
+        };
         f.debug_struct("Server")
             .field("local_addrs", &addrs)
-            .field("phase", &state.phase)
-            .field("connections", &state.clients.len())
+            .field("phase", &phase)
+            .field("connections", &connections)
             .finish_non_exhaustive()
     }
 }

@@ -290,11 +290,15 @@ impl Close for Transport {
 impl fmt::Debug for Transport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let peer = self.peer_addr();
-        let state = self.shared.lock();
+        // What it is written to may be the user's.
+        let (phase, size) = {
+            let state = self.shared.lock();
+            (state.life.phase, state.flow.size())
+        };
         f.debug_struct("Transport")
             .field("peer", &peer)
-            .field("phase", &state.life.phase)
-            .field("write_buffer_size", &state.flow.size())
+            .field("phase", &phase)
+            .field("write_buffer_size", &size)
             .finish_non_exhaustive()
     }
 }
