@@ -5,6 +5,10 @@
 //! or [`rustls::ServerConfig`], so everything that rustls can do is there: client certificates,
 //! ALPN, session resumption, certificates by name, verifiers of your own.
 //!
+//! What a configuration has of your own, a store of sessions above all, is called in the midst of a
+//! connection's work: it must not call that connection's [`Transport`](crate::Transport), which
+//! would wait for it for ever.
+//!
 //! # Cryptography
 //! rustls takes its cryptography from a *provider*, and this crate has none: the program chooses.
 //! - `rustls = { version = "0.23", features = ["ring"] }` or `["aws_lc_rs"]` in your `Cargo.toml`
