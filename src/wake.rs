@@ -135,11 +135,7 @@ struct Many {
 
 impl Drop for Many {
     fn drop(&mut self) {
-        for waker in &self.woken {
-            if let Err(payload) = catch(|| waker.wake_by_ref()) {
-                drop_contained(payload);
-            }
-        }
+        self.woken.iter().for_each(|waker| wake_by_ref(waker));
     }
 }
 
@@ -467,6 +463,13 @@ impl Others {
 /// is the concern of whoever has made it.
 pub(crate) fn wake(waker: Waker) {
     if let Err(payload) = catch(|| waker.wake()) {
+        drop_contained(payload);
+    }
+}
+
+/// As [`wake`], and keeps it.
+pub(crate) fn wake_by_ref(waker: &Waker) {
+    if let Err(payload) = catch(|| waker.wake_by_ref()) {
         drop_contained(payload);
     }
 }

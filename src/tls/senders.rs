@@ -7,6 +7,8 @@
 use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
 
+use crate::wake::wake_by_ref;
+
 /// On whose behalf something is sent.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Sender {
@@ -31,8 +33,8 @@ impl Wake for Both {
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        self.0.wake_by_ref();
-        self.1.wake_by_ref();
+        wake_by_ref(&self.0);
+        wake_by_ref(&self.1);
     }
 }
 
