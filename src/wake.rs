@@ -296,6 +296,7 @@ impl Queue {
         if self.entries.len() > 2 * self.len + 16 {
             self.entries.retain(|(_, entry)| entry.is_some());
         }
+        self.give_memory_back();
         Some(entry)
     }
 
@@ -304,10 +305,18 @@ impl Queue {
         let (_, entry) = self.entries.pop_front()?;
         self.len -= usize::from(entry.is_some());
         self.close_front();
-        if self.is_empty() {
-            self.entries = VecDeque::new();
-        }
+        self.give_memory_back();
         entry
+    }
+
+    /// What a crowd has taken, once it has gone.
+    fn give_memory_back(&mut self) {
+        let len = self.entries.len();
+        if len == 0 {
+            self.entries = VecDeque::new();
+        } else if self.entries.capacity() > 4 * len + 64 {
+            self.entries.shrink_to(2 * len);
+        }
     }
 
     fn close_front(&mut self) {
@@ -597,6 +606,29 @@ mod tests {
         assert_eq!(wake(&mut waiters), 2);
         assert_eq!((woken(&a), woken(&b)), (1, 1));
         assert!(waiters.is_empty());
+    }
+
+    #[test]
+    fn a_crowd_that_has_gone_leaves_no_memory_taken() {
+        const CROWD: usize = 5_000;
+        let capacity =
+            |waiters: &Waiters| waiters.others.as_ref().unwrap().queue.entries.capacity();
+        let (_, waker) = counter();
+        for stays in 0..3 {
+            let mut waiters = Waiters::new();
+            let mut tickets: Vec<_> = (0..CROWD).map(|_| Box::pin(Ticket::default())).collect();
+            for ticket in &mut tickets {
+                queue(&mut waiters, ticket.as_mut(), &waker);
+            }
+            assert!(capacity(&waiters) >= CROWD - 1);
+            for (index, ticket) in tickets.iter().enumerate() {
+                if stays == 0 || index * stays != CROWD / 2 {
+                    assert!(waiters.remove(ticket.as_ref()).is_some());
+                }
+            }
+            assert!(capacity(&waiters) <= 100, "{}", capacity(&waiters));
+            assert_eq!(waiters.is_empty(), stays == 0);
+        }
     }
 
     #[test]

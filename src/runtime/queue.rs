@@ -84,7 +84,7 @@ pub(crate) struct Shared {
     /// There may be timers: saves the loop a look. Set with the first, cleared by the loop.
     has_timers: AtomicBool,
     /// Tasks whose end somebody waits for who has cancelled them, with what it panicked with.
-    endings: Mutex<Vec<(u64, Option<Payload>)>>,
+    endings: Mutex<Slab<(u64, Option<Payload>)>>,
 }
 
 #[derive(Default)]
@@ -118,27 +118,25 @@ impl Shared {
         self.inbox.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn endings(&self) -> MutexGuard<'_, Vec<(u64, Option<Payload>)>> {
+    fn endings(&self) -> MutexGuard<'_, Slab<(u64, Option<Payload>)>> {
         self.endings.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Somebody waits for the end of a task.
-    pub(crate) fn await_ending(&self, id: u64) {
-        self.endings().push((id, None));
+    /// Somebody waits for the end of a task; gives a key for `take_ending`.
+    pub(crate) fn await_ending(&self, id: u64) -> usize {
+        self.endings().insert((id, None))
     }
 
     /// Nobody does any longer; gives what it has panicked with.
-    pub(crate) fn take_ending(&self, id: u64) -> Option<Payload> {
-        let mut endings = self.endings();
-        let place = endings.iter().position(|ending| ending.0 == id)?;
-        endings.swap_remove(place).1
+    pub(crate) fn take_ending(&self, key: usize) -> Option<Payload> {
+        self.endings().try_remove(key)?.1
     }
 
     /// A destructor has panicked when a task was dropped: for who has cancelled it, if they wait.
     pub(crate) fn panicked_at_end(&self, id: u64, payload: Payload) {
         let mut unheard = Some(payload);
-        let is_of = |ending: &&mut (u64, Option<Payload>)| ending.0 == id;
-        if let Some(ending) = self.endings().iter_mut().find(is_of) {
+        // All are looked at, but a panic is rare.
+        if let Some((_, ending)) = self.endings().iter_mut().find(|(_, of)| of.0 == id) {
             std::mem::swap(&mut ending.1, &mut unheard);
         }
         drop_contained(unheard);

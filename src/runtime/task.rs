@@ -229,22 +229,24 @@ impl<T> Future for Task<T> {
 /// Somebody wants to know whether a destructor panics when a task is cancelled.
 struct Ending<'a> {
     shared: &'a Shared,
-    id: u64,
+    key: Option<usize>,
 }
 
 impl Ending<'_> {
     fn new(shared: &Shared, id: u64) -> Ending<'_> {
-        shared.await_ending(id);
-        Ending { shared, id }
+        Ending {
+            shared,
+            key: Some(shared.await_ending(id)),
+        }
     }
 
     /// What it has panicked with.
-    fn panic(self) -> Option<Payload> {
+    fn panic(mut self) -> Option<Payload> {
         self.take()
     }
 
-    fn take(&self) -> Option<Payload> {
-        self.shared.take_ending(self.id)
+    fn take(&mut self) -> Option<Payload> {
+        self.shared.take_ending(self.key.take()?)
     }
 }
 
