@@ -2,7 +2,7 @@
 //! one that does not read holds up nobody else.
 
 use std::collections::hash_map::Entry;
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::io;
 use std::time::{Duration, Instant};
 
@@ -57,6 +57,8 @@ pub(super) struct Outbox {
     served: u64,
     /// Whose queue was found to be the largest.
     largest: Option<Address>,
+    /// Those of whom it was told that something was dropped, until there is room again.
+    told: HashSet<Address>,
 }
 
 #[derive(Debug, Default)]
@@ -66,8 +68,6 @@ struct Queue {
     memory: usize,
     /// The tick since which the receiver had no room, when last tried.
     full: u64,
-    /// Something has been dropped, and was told.
-    told: bool,
     progress: Progress,
 }
 
@@ -289,6 +289,7 @@ impl Outbox {
             // Memory is kept for what waits only.
             self.queues = HashMap::new();
             self.turns = VecDeque::new();
+            self.told = HashSet::new();
         }
         pumped
     }
@@ -310,9 +311,7 @@ impl Outbox {
         let queues = self.queues.len();
         let queue = match self.queues.entry(*to) {
             Entry::Occupied(entry) => entry.into_mut(),
-            Entry::Vacant(_) if queues >= QUEUES => {
-                return Sending::Dropped(1, Some(too_much(to, 0)));
-            }
+            Entry::Vacant(_) if queues >= QUEUES => return Sending::Dropped(1, self.tell(to, 0)),
             Entry::Vacant(entry) => {
                 self.turns.push_back(*to);
                 self.memory += QUEUE;
@@ -321,11 +320,13 @@ impl Outbox {
         };
         let bound = PEER.saturating_add(high);
         if queue.memory + memory > bound && queue.memory > 0 {
-            let told = (!queue.told).then(|| too_much(to, queue.datagrams.len()));
-            queue.told = true;
-            return Sending::Dropped(1, told);
+            let waits = queue.datagrams.len();
+            return Sending::Dropped(1, self.tell(to, waits));
         }
-        queue.told &= queue.memory > bound / 2;
+        let all = ALL.saturating_add(high);
+        if !self.told.is_empty() && queue.memory <= bound / 2 && self.memory <= all / 2 {
+            self.told.remove(to);
+        }
         let size = data.len() + DATAGRAM_OVERHEAD;
         queue.datagrams.push_back(data.into());
         queue.size += size;
@@ -337,7 +338,7 @@ impl Outbox {
         self.size += size;
         self.memory += memory;
         let mut told = None;
-        while self.memory > ALL.saturating_add(high) {
+        while self.memory > all {
             let (error, stop) = self.drop_of_the_largest();
             dropped += 1;
             told = told.or(error);
@@ -371,8 +372,7 @@ impl Outbox {
         let Some(queue) = self.queues.get_mut(&to) else {
             return (None, true);
         };
-        let told = (!queue.told).then(|| too_much(&to, queue.datagrams.len()));
-        queue.told = true;
+        let waits = queue.datagrams.len();
         let Some(data) = queue.datagrams.pop_back() else {
             return (None, true);
         };
@@ -390,7 +390,15 @@ impl Outbox {
             self.queues.remove(&to);
             self.turns.retain(|turn| *turn != to);
         }
-        (told, false)
+        (self.tell(&to, waits), false)
+    }
+
+    /// What to tell of a datagram that is dropped, if that is news.
+    fn tell(&mut self, to: &Address, waits: usize) -> Option<io::Error> {
+        if self.told.len() >= QUEUES {
+            self.told.clear();
+        }
+        self.told.insert(*to).then(|| too_much(to, waits))
     }
 }
 

@@ -367,6 +367,22 @@ fn what_waits_is_bounded_for_one_and_for_all_and_what_is_dropped_is_told() {
     assert_eq!(endpoint.outbox.queues.len(), QUEUES);
 }
 
+/// It may be what waits for all that is too much, though no more waits for each than may.
+#[test]
+fn what_is_dropped_of_many_is_told_once_for_each() {
+    for (silent, len) in [(20, 1_000), (200, 60_000)] {
+        let mut endpoint = Endpoint::new(10);
+        for _ in 0..1_000 {
+            for silent in 0..silent {
+                endpoint.send(&vec![7; len], &name(silent));
+            }
+        }
+        assert!(endpoint.dropped > 500 * silent);
+        let told = endpoint.errors.len();
+        assert!((1..=silent).contains(&told), "{told} for {silent}");
+    }
+}
+
 #[test]
 fn those_who_read_leave_nothing_behind() {
     let mut endpoint = Endpoint::new(512);
