@@ -315,6 +315,48 @@ fn a_long_siege_leaves_room() {
     }
 }
 
+/// Who takes his time is not taken for one who does not read at all.
+#[test]
+fn those_who_read_late_go_on() {
+    for (receiver, silent, late, len) in [
+        (10, 1, 20, 1_000),
+        (512, 1, 20, 1_000),
+        (512, 1, 100, 1_000),
+        (512, 3, 20, 1_000),
+        (10, 8, 100, 1_000),
+        (512, 8, 20, 1_000),
+        (512, 3, 20, 60_000),
+        (512, 24, 5, 1_000),
+    ] {
+        let case = format!("{silent} silent, {late} ms late, {receiver} long, {len} bytes");
+        let mut endpoint = Endpoint::new(receiver);
+        let good = name(1_000);
+        for round in 0..100 {
+            let data = vec![round as u8; if round % 2 == 0 { 20 } else { 1_500 }];
+            endpoint.send(&data, &good);
+            let (mut waited, mut left) = (0, late);
+            loop {
+                for silent in 0..silent {
+                    for _ in 0..10 {
+                        endpoint.send(&vec![7; len], &name(silent));
+                    }
+                }
+                endpoint.tick(MILLI);
+                if endpoint.kernel.unread_by(&good) > 0 {
+                    left -= 1;
+                    if left == 0 {
+                        break;
+                    }
+                } else {
+                    waited += 1;
+                    assert!(waited < 100, "{case}: round {round}");
+                }
+            }
+            assert_eq!(endpoint.kernel.read(&good, usize::MAX), 1);
+        }
+    }
+}
+
 #[test]
 fn one_that_begins_to_read_gets_what_waits_in_order() {
     for receiver in [10, 512] {

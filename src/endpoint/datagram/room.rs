@@ -15,7 +15,10 @@
 //!   *suspects* then, and the floor rises to the sum. A suspect is sent one datagram, no two of
 //!   them at a time, and is cleared if the sum comes back. One that fails is tried again ever more
 //!   rarely, and if it was certainly the one, only after somebody has read.
+//! - When the sum falls below the floor, the suspect who had as much to read as it falls is one who
+//!   reads late, and not one who does not read: he is tried again as if he had not failed.
 
+use std::cmp::Ordering;
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::time::{Duration, Instant};
@@ -41,6 +44,9 @@ const LONGEST_TRIAL: Duration = Duration::from_secs(1);
 
 /// Even if nobody seems to have read, a suspect is tried again after this.
 const PAROLE: Duration = Duration::from_secs(60);
+
+/// Suspects that may have read late, in one go.
+const FORGIVEN: usize = 16;
 
 /// Suspects that have failed so often leave more room to others than those that have failed at all.
 const OFTEN: u32 = 3;
@@ -77,6 +83,8 @@ pub(super) struct Room {
     proven: HashSet<Address>,
     /// How often somebody was found to have read of what was below the floor, or may have.
     drops: u64,
+    /// Counts suspicions.
+    suspicions: u64,
     /// The suspect on trial, and until when.
     trial: Option<(Address, Instant)>,
     /// The sum at the last tick; whether anything was sent since, and somebody has had his share
@@ -99,6 +107,10 @@ struct Suspect {
     not_before: Instant,
     /// The count of drops when it was certain that it had failed.
     failed_at: Option<u64>,
+    /// What it was sent and has not read, as far as can be told, and when it was last suspected:
+    /// a number that rises.
+    unread: usize,
+    since: u64,
 }
 
 /// Whether a receiver has not read what it was sent.
@@ -349,18 +361,57 @@ impl Room {
 
     /// Clears those who have read, if the sum is back at the floor.
     fn settle(&mut self) {
+        if let Some(read) = self.read_late_during_trial() {
+            self.floor -= read;
+            self.drops += 1;
+            self.forgive(read);
+        }
         if !self.crowded || self.level > self.floor {
             return;
         }
         if self.level < self.floor {
+            let read = self.floor - self.level;
             self.floor = self.level;
             self.drops += 1;
+            self.forgive(read);
         }
         for to in self.open.drain(..) {
             self.accounts.remove(&to);
             self.proven.insert(to);
         }
         self.trial = None;
+    }
+
+    /// Somebody has read so much of what is below the floor: most likely the one suspected last who
+    /// had that much to read, only later than he had time for. He is tried again at once then,
+    /// which takes no more room than was given back.
+    fn forgive(&mut self, mut read: usize) {
+        for _ in 0..FORGIVEN {
+            if read == 0 {
+                return;
+            }
+            let suspects = self.accounts.iter_mut().filter_map(|(to, account)| {
+                let suspect = account.suspect.as_mut()?;
+                (suspect.unread > 0).then_some((to, suspect))
+            });
+            let likely = |suspect: &Suspect| match suspect.unread.cmp(&read) {
+                Ordering::Equal => 2,
+                Ordering::Less => 1,
+                Ordering::Greater => 0,
+            };
+            let last = suspects.max_by_key(|(_, suspect)| (likely(suspect), suspect.since));
+            let Some((to, suspect)) = last else {
+                return;
+            };
+            let its = suspect.unread.min(read);
+            suspect.unread -= its;
+            read -= its;
+            if suspect.unread == 0 {
+                suspect.failures = 0;
+                suspect.failed_at = None;
+                self.proven.insert(*to);
+            }
+        }
     }
 
     /// The sum does not come back to the floor: it is one of those that were sent to since.
@@ -376,6 +427,23 @@ impl Room {
         self.trial = None;
         self.drops += u64::from(self.level < all_unread);
         self.floor = self.level;
+        self.forgive(all_unread.saturating_sub(self.level));
+    }
+
+    /// What most likely another than the one on trial has read, who is alone: he had just that to
+    /// read, and has failed less often.
+    fn read_late_during_trial(&self) -> Option<usize> {
+        let ([to], Some(_)) = (&self.open[..], self.trial) else {
+            return None;
+        };
+        let account = self.accounts.get(to)?;
+        let failures = account.suspect?.failures;
+        let read = (self.floor + account.sent).checked_sub(self.level)?;
+        let is_late = |suspect: Suspect| suspect.unread == read && suspect.failures < failures;
+        let mut others = self.accounts.iter().filter(|(other, _)| *other != to);
+        let was_another = (1..=self.floor).contains(&read)
+            && others.any(|(_, account)| account.suspect.is_some_and(is_late));
+        was_another.then_some(read)
     }
 
     /// The sum does not come back, and is most likely kept up by the one on trial.
@@ -383,9 +451,11 @@ impl Room {
         if let Some((to, _)) = self.trial.take() {
             let sent = self.sent_to(&to);
             self.drops += u64::from(self.level < self.floor + sent);
+            let read = (self.floor + sent).saturating_sub(self.level);
             self.open.retain(|open| *open != to);
             self.suspect(wire, to, Failure::Likely);
             self.floor = self.level.min(self.floor + sent);
+            self.forgive(read);
             self.settle();
         }
     }
@@ -405,13 +475,18 @@ impl Room {
 
     fn suspect(&mut self, wire: &impl Wire, to: Address, failure: Failure) {
         let now = wire.now();
+        self.suspicions += 1;
         let account = self.accounts.entry(to).or_default();
-        account.sent = 0;
+        let sent = std::mem::take(&mut account.sent);
         let suspect = account.suspect.get_or_insert(Suspect {
             failures: 0,
             not_before: now,
             failed_at: None,
+            unread: 0,
+            since: 0,
         });
+        suspect.unread += sent;
+        suspect.since = self.suspicions;
         if failure != Failure::None {
             self.proven.remove(&to);
             suspect.failures += 1;
