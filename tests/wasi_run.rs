@@ -7,9 +7,11 @@ mod common;
 use std::cell::{Cell, RefCell};
 use std::future::{pending, poll_fn, Future};
 use std::rc::Rc;
+use std::sync::{Arc, Mutex};
 use std::task::{Poll, Waker};
 use std::time::{Duration, Instant};
 
+use common::nosy::{self, Look};
 use common::{std_udp, within};
 use coracle::net::{TcpListener, TcpStream, UdpSocket};
 use coracle::time::{sleep, timeout};
@@ -80,6 +82,38 @@ fn a_busy_task_lets_the_host_do_its_work() {
         assert_eq!(socket.recv(&mut [0; 8]).await.unwrap(), 4);
         drop(busy);
     })));
+}
+
+#[test]
+fn the_executors_waker_may_wake_its_tasks_whenever_it_is_touched() {
+    let task = Arc::new(Mutex::new(None::<Waker>));
+    let woken = task.clone();
+    let look: Look = Arc::new(move || {
+        let waker = woken.lock().unwrap().clone();
+        waker.iter().for_each(Waker::wake_by_ref);
+    });
+    hosted(nosy::polled(
+        &look,
+        run(within(async move {
+            let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+            let addr = socket.local_addr().unwrap();
+            for _ in 0..10 {
+                let kept = task.clone();
+                let waiting = spawn(poll_fn(move |cx| {
+                    let mut kept = kept.lock().unwrap();
+                    match kept.replace(cx.waker().clone()) {
+                        None => Poll::Pending,
+                        Some(_) => Poll::Ready(()),
+                    }
+                }));
+                sleep(Duration::from_millis(1)).await;
+                std_udp().send_to(b"here", addr.as_ip().unwrap()).unwrap();
+                socket.recv(&mut [0; 8]).await.unwrap();
+                waiting.await;
+                *task.lock().unwrap() = None;
+            }
+        })),
+    ));
 }
 
 #[test]

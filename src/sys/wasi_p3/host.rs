@@ -36,8 +36,9 @@ pub(crate) struct Host {
 pub(super) struct Bell {
     /// Of the last poll.
     task: AtomicUsize,
-    /// The executor's, from the first poll on; `None` once nobody polls any more.
-    waker: Mutex<Option<Waker>>,
+    /// The executor's, from the first poll on; `None` once nobody polls any more. Shared, since it
+    /// may be anybody's, whose code must not run under the lock, such as that which clones it.
+    waker: Mutex<Option<Arc<Waker>>>,
     /// For another task of the component's: the host knows no other way for one to wake another
     /// than something that the other has under way.
     writer: Mutex<StreamWriter<u8>>,
@@ -77,7 +78,7 @@ impl Bell {
         };
         // Not while a call that waits is cancelled, which drops everything in its task.
         if AT_WORK.get() && self.is_here() {
-            waker.wake();
+            waker.wake_by_ref();
             return;
         }
         drop(waker);
@@ -191,7 +192,11 @@ impl Host {
 
     fn polled(&self, cx: &mut Context<'_>) {
         self.bell.task.store(task::number(), Ordering::Relaxed);
-        let waker = cx.waker().clone();
+        let is_known = |before: &Arc<Waker>| before.will_wake(cx.waker());
+        if lock(&self.bell.waker).as_ref().is_some_and(is_known) {
+            return;
+        }
+        let waker = Arc::new(cx.waker().clone());
         let before = lock(&self.bell.waker).replace(waker);
         drop(before);
     }
