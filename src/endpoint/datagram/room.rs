@@ -42,7 +42,9 @@ const KEPT: usize = 32;
 const TRIAL: Duration = Duration::from_millis(1);
 const LONGEST_TRIAL: Duration = Duration::from_secs(1);
 
-/// Even if nobody seems to have read, a suspect is tried again after this.
+/// Even if nobody seems to have read, a suspect is tried again: that may have been misjudged. After
+/// this, doubled with each failure.
+const FIRST_PAROLE: Duration = Duration::from_millis(500);
 const PAROLE: Duration = Duration::from_secs(60);
 
 /// Suspects that may have read late, in one go.
@@ -504,6 +506,9 @@ impl Room {
             1..OFTEN => self.part(1, 8).max(4 * cost).min(self.part(3, 8)),
             _ => self.part(1, 4).max(8 * cost).min(self.part(3, 8)),
         };
+        // Less for those who have little to read: what others have not read is not held against
+        // them.
+        let room = room.min(4 * (suspect.unread + cost));
         if self.free() < room {
             return false;
         }
@@ -515,8 +520,9 @@ impl Room {
             after += doubled(TRIAL, suspect.failures + LATER, PAROLE);
         }
         let now = wire.now();
+        let parole = doubled(FIRST_PAROLE, suspect.failures, PAROLE);
         now >= after
-            && (suspect.failed_at.is_none_or(|drops| self.drops > drops) || now >= after + PAROLE)
+            && (suspect.failed_at.is_none_or(|drops| self.drops > drops) || now >= after + parole)
     }
 
     #[cfg(test)]
