@@ -276,7 +276,18 @@ fn abort_drops_what_is_queued_and_counts_it() {
             assert_eq!(transport.write_buffer_size(), 0);
             let arrived = peer.read_to_end().await;
             assert!(arrived.len() < LARGE && sent.starts_with(&arrived));
-            assert_eq!(transport.dropped(), (LARGE - arrived.len()) as u64);
+            // On WASI 0.3 the host is stopped in the middle of what it is writing, and does not tell
+            // how far it was: no more than it is given at once.
+            let untold = match cfg!(all(target_os = "wasi", feature = "wasi-p3")) {
+                true => 64 << 10,
+                false => 0,
+            };
+            let lost = (LARGE - arrived.len()) as u64;
+            let dropped = transport.dropped();
+            assert!(
+                dropped <= lost && lost <= dropped + untold,
+                "{lost} are {dropped}"
+            );
         });
     }
 }

@@ -25,7 +25,7 @@ use crate::wake::wait;
 /// Unix datagrams wait for their receiver. On an endpoint that sends to several, each has a queue
 /// of its own: one that does not read holds up nobody else. On Linux what is unread also takes the
 /// endpoint's send buffer (`SO_SNDBUF`), so that nobody gets more than a share of that while it is
-/// scarce; a few dozen receivers that read nothing leave room for others, more than that need a
+/// scarce; a dozen or two receivers that read nothing leave room for others, more than that need a
 /// larger buffer (`set_send_buffer_size`).
 ///
 /// For each receiver the [high limit](DatagramTransport::set_write_buffer_limits) and 1 MiB may
