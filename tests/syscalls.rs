@@ -53,6 +53,7 @@ fn as_a_child() {
             "unix_exchanges" => unix_exchanges(amount).await,
             "idle" => idle(time).await,
             "unread" => unread(time).await,
+            "left" => left(time).await,
             "unread_endpoint" => unread_endpoint(time).await,
             "unread_error" => unread_error(time).await,
             "error_queue" => error_queue(time, false).await,
@@ -174,6 +175,17 @@ async fn unread(time: Duration) -> io::Result<()> {
     register(&socket).await;
     let peer = StdUdpSocket::bind("127.0.0.1:0")?;
     peer.send_to(b"unread", socket.local_addr()?.as_ip().unwrap())?;
+    sleep(time).await;
+    Ok(())
+}
+
+/// As `unread`, of a socket that its owner has taken back.
+async fn left(time: Duration) -> io::Result<()> {
+    let socket = UdpSocket::bind("127.0.0.1:0").await?;
+    register(&socket).await;
+    let socket = StdUdpSocket::try_from(socket)?;
+    let peer = StdUdpSocket::bind("127.0.0.1:0")?;
+    peer.send_to(b"unread", socket.local_addr()?)?;
     sleep(time).await;
     Ok(())
 }
@@ -397,4 +409,13 @@ fn what_the_poller_refuses_to_forget_is_asked_for_again() {
     }
     // There is no end of it: it does not take the processor.
     rests("inject=epoll_ctl:error=ENOMEM:when=5+", 500);
+}
+
+#[test]
+fn what_the_poller_refuses_to_forget_when_it_leaves_is_asked_for_again() {
+    for (refused, bound) in [("5", 60), ("5..7", 60), ("5+", 500)] {
+        let option = format!("inject=epoll_ctl:error=ENOMEM:when={refused}");
+        let calls = calls_with(&["-e", &option], "left", 300).total();
+        assert!(calls < bound, "{option}: {calls}");
+    }
 }

@@ -161,7 +161,7 @@ impl Registry {
     }
 
     /// Looks at those whose time has come.
-    fn look_again(&self, wakers: &mut Vec<Waker>) {
+    fn look_again(self: &Arc<Self>, wakers: &mut Vec<Waker>) {
         if !self.has_looks.load(Ordering::SeqCst) {
             return;
         }
@@ -175,9 +175,11 @@ impl Registry {
         };
         while let Some(Reverse((_, key))) = due() {
             let source = self.sources().slab.get(key).cloned();
-            // Missing if it was removed since.
-            if let Some(source) = source {
-                source.look_again(self, key, wakers);
+            match source {
+                Some(source) if source.has_left() => self.remove(key),
+                Some(source) => source.look_again(self, key, wakers),
+                // It was removed since.
+                None => {}
             }
         }
     }
@@ -204,21 +206,29 @@ impl Registry {
         unsafe { self.poller.add_with_mode(io, event, mode) }
     }
 
-    /// Forgets a socket; the last step before it may be closed.
-    pub(super) fn remove(&self, key: usize) {
-        let source = {
+    /// Has the poller forget a socket, which it may have done already.
+    pub(super) fn delete(&self, io: &socket2::Socket) -> io::Result<()> {
+        match self.poller.delete(io) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// Forgets a socket; the last step before it may be closed. One that the poller goes on watching
+    /// is held, for it would be reported for ever if somebody else keeps it open, and the poller is
+    /// told again.
+    pub(super) fn remove(self: &Arc<Self>, key: usize) {
+        let removed = {
             let mut sources = self.sources();
-            let source = sources.slab.try_remove(key);
-            if let Some(source) = &source {
-                if source.unregister(None) {
-                    // Fails for good only if it is not there any more, which is what is wanted.
-                    let deleted = self.poller.delete(source.io());
-                    let _ = deleted.or_else(|_| self.poller.delete(source.io()));
-                }
-            }
-            source
+            let Some(source) = sources.slab.get(key) else {
+                return;
+            };
+            let result = source.unregister(self, None);
+            result.map(|()| sources.slab.remove(key))
         };
-        drop(source);
+        if removed.is_err() {
+            self.look_later(key, FAILURE_PAUSE);
+        }
     }
 
     /// Tells the sources what the kernel reported. An error is one of the poller's, which goes on
@@ -247,9 +257,8 @@ impl Registry {
             sources.ended = true;
             let ended = std::mem::take(&mut sources.slab);
             for (_, source) in &ended {
-                if source.unregister(Some(&mut wakers)) {
-                    let _ = self.poller.delete(source.io());
-                }
+                // Nobody asks the poller any more.
+                let _ = source.unregister(self, Some(&mut wakers));
             }
             ended
         };

@@ -108,6 +108,8 @@ enum Registration {
     /// if nothing is armed, for ever.
     Idle,
     Watched(Interest),
+    /// It has left its reactor, and the poller could not be told.
+    Leaving,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -212,6 +214,9 @@ impl State {
         key: usize,
         wanted: Interest,
     ) -> io::Result<()> {
+        if self.registration == Registration::Leaving {
+            return registry.delete(io);
+        }
         if let Registration::Watched(known) = self.registration {
             // A change of the mode is not a modification on every system.
             if known.mode == wanted.mode && !wanted.is_none() {
@@ -224,11 +229,8 @@ impl State {
                     return Ok(());
                 }
             }
-            match registry.poller().delete(io) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                // It may have been gone already.
-                _ => self.registration = Registration::Idle,
-            }
+            registry.delete(io)?;
+            self.registration = Registration::Idle;
         }
         if self.registration == Registration::Idle && !wanted.is_none() {
             registry.add(io, wanted.event(key), wanted.mode)?;
@@ -342,7 +344,7 @@ impl Watched {
         wakers: &mut Exchange,
     ) -> Option<Poll<io::Result<()>>> {
         let mut state = self.lock();
-        if state.registration == Registration::None {
+        if let Registration::None | Registration::Leaving = state.registration {
             return None;
         }
         // Reported meanwhile, which may not be repeated.
@@ -517,9 +519,13 @@ impl Watched {
         self.lock().registration = Registration::Idle;
     }
 
-    /// It has no reactor any longer; true if a poller still watches it. Those who wait are left to
-    /// wait, or handed over to be woken.
-    pub(super) fn unregister(&self, wakers: Option<&mut Vec<Waker>>) -> bool {
+    /// It has no reactor any longer. Those who wait are left to wait, or handed over to be woken. An
+    /// error: the poller goes on watching it, and is to be told again.
+    pub(super) fn unregister(
+        &self,
+        registry: &Registry,
+        wakers: Option<&mut Vec<Waker>>,
+    ) -> io::Result<()> {
         let mut state = self.lock();
         for side in state.sides() {
             side.armed = false;
@@ -529,7 +535,19 @@ impl Watched {
             state.read.waiters.take(wakers);
             state.write.waiters.take(wakers);
         }
-        let before = std::mem::take(&mut state.registration);
-        matches!(before, Registration::Watched(_))
+        match state.registration {
+            Registration::None | Registration::Idle => {}
+            Registration::Watched(_) | Registration::Leaving => {
+                state.registration = Registration::Leaving;
+                registry.delete(&self.io)?;
+            }
+        }
+        state.registration = Registration::None;
+        Ok(())
+    }
+
+    /// Whether it has left its reactor, which holds it until its poller knows.
+    pub(super) fn has_left(&self) -> bool {
+        self.lock().registration == Registration::Leaving
     }
 }
