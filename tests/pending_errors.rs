@@ -5,6 +5,7 @@
 
 mod common;
 
+use std::future::poll_fn;
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
@@ -203,7 +204,7 @@ fn who_waits_to_receive_is_told_what_a_send_has_found() {
         block_on_within(async {
             let (socket, peer) = connected("127.0.0.1:0").await;
             let socket = std::sync::Arc::new(socket);
-            for _ in 0..3 {
+            for how in 0..10 {
                 let receiver = socket.clone();
                 let waiting =
                     coracle::spawn(async move { receiver.recv(&mut [0; 8]).await.unwrap_err() });
@@ -211,7 +212,15 @@ fn who_waits_to_receive_is_told_what_a_send_has_found() {
                 answer(ip(&socket), ip(&peer), 3, 13);
                 until_error(&socket);
                 // The receiver's turn comes after, and then nothing is in the system any more.
-                socket.try_send_to(b"x", &ip(&peer).into()).unwrap();
+                let to = ip(&peer).into();
+                match how % 5 {
+                    0 => socket.try_send_to(b"x", &to),
+                    1 => socket.send_to(b"x", &to).await,
+                    2 => socket.send(b"x").await,
+                    3 => socket.connect(ip(&peer)).await.map(|()| 0),
+                    _ => poll_fn(|cx| socket.poll_send_to(cx, b"x", &to)).await,
+                }
+                .unwrap();
                 is_earlier(&within(waiting).await, libc::EHOSTUNREACH);
                 let readable = socket.clone();
                 let waiting = coracle::spawn(async move { readable.readable().await });
@@ -222,7 +231,7 @@ fn who_waits_to_receive_is_told_what_a_send_has_found() {
                 within(waiting).await.unwrap();
                 socket.take_error().unwrap().unwrap();
             }
-            assert_eq!(received(&peer).len(), 6);
+            assert_eq!(received(&peer).len(), 18);
         });
     });
 }

@@ -152,7 +152,9 @@ impl UdpSocket {
     /// If it is dropped before it is done, nothing has been sent.
     pub async fn send_to(&self, data: &[u8], to: &Address) -> io::Result<usize> {
         let result = wait(&self.inner, Direction::Write, |waiter| {
-            self.inner.poll_send(waiter, data, Some(to))
+            let poll = self.inner.poll_send(waiter, data, Some(to));
+            self.inner.tell_earlier();
+            poll
         });
         sent(result.await, data, to)
     }

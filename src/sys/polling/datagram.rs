@@ -232,6 +232,7 @@ impl DatagramOps for Datagram {
         self.offload.forget_peer();
         if let Err(error) = self.sift.start(self.io()) {
             self.earlier.note(error);
+            self.tell_earlier();
         }
         Ok(())
     }
