@@ -171,13 +171,24 @@ fn a_cut_off_datagram_says_so() {
 #[test]
 fn a_batch_takes_all_that_is_there_however_much() {
     block_on_within(async {
-        for (capacity, queued) in [(64, 128), (33, 33), (100, 70), (1, 3), (32, 64)] {
+        let sizes = [(64, 128), (33, 33), (100, 70), (1, 3), (32, 64)];
+        let all =
+            [0, 1, 3].map(|singles| sizes.map(|(capacity, queued)| (singles, capacity, queued)));
+        for (singles, capacity, queued) in all.into_iter().flatten() {
             let (from, _) = v4().await;
             let (to, addr) = v4().await;
+            let mut batch = RecvBatch::with_capacity(capacity, 16);
+            // A few that have come alone tell nothing of those that come then.
+            for _ in 0..singles {
+                from.send_to(b"alone", &addr).await.unwrap();
+                assert_eq!(to.recv_batch(&mut batch).await.unwrap(), 1);
+            }
             for i in 0..queued {
                 from.send_to(&numbered(i, 8), &addr).await.unwrap();
             }
-            let mut batch = RecvBatch::with_capacity(capacity, 16);
+            if singles > 0 {
+                to.readable().await.unwrap();
+            }
             let mut left = queued;
             let mut next = 0;
             while left > 0 {
@@ -649,9 +660,14 @@ fn merged_datagrams_come_apart_in_batches_and_single_receives_are_refused() {
         }
         to.set_receive_offload(true).unwrap();
         let mut buf = [0; 8];
-        let refused = to.recv(&mut buf).await.unwrap_err();
-        assert_eq!(refused.kind(), ErrorKind::InvalidInput);
-        assert!(refused.to_string().contains("receive_offload"), "{refused}");
+        for _ in 0..2 {
+            let refused = to.recv(&mut buf).await.unwrap_err();
+            assert_eq!(refused.kind(), ErrorKind::InvalidInput);
+            assert!(refused.to_string().contains("receive_offload"), "{refused}");
+            // Also if nothing has come, as is known then.
+            let nothing = to.try_recv_batch(&mut RecvBatch::new()).unwrap_err();
+            assert_eq!(nothing.kind(), ErrorKind::WouldBlock);
+        }
         assert_eq!(
             to.try_recv_from(&mut buf).unwrap_err().kind(),
             ErrorKind::InvalidInput

@@ -171,7 +171,8 @@ macro_rules! common_io {
         }
 
         /// Receives as many datagrams as are there and fit into `batch`, at least one, and tells
-        /// how many. What the batch held before is forgotten.
+        /// how many. What the batch held before is forgotten. Where they have come alone for a while,
+        /// a few more are taken alone, which is faster.
         ///
         /// # Errors
         /// - What the network reported since; the datagrams behind it come with the next call.

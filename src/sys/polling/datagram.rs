@@ -26,6 +26,9 @@ use crate::wake::Waiter;
 /// found nothing.
 const LONE: u8 = 16;
 
+/// Batches of one datagram in a row that make it likely that the next comes alone, too.
+const ALONE: u8 = 4;
+
 /// A buffer of this size takes all that may come merged.
 const MERGED: usize = 65_535;
 
@@ -44,6 +47,8 @@ pub(crate) struct Datagram {
     may_merge: AtomicBool,
     /// How many more receives expect one datagram and no more.
     lone: AtomicU8,
+    /// How many batches in a row have found one datagram, up to [`ALONE`].
+    alone: AtomicU8,
     /// After a connect: what others had sent before.
     sift: Sift,
 }
@@ -65,6 +70,7 @@ impl Datagram {
             merged: AtomicBool::new(false),
             may_merge: AtomicBool::new(false),
             lone: AtomicU8::new(0),
+            alone: AtomicU8::new(0),
             sift: Sift::default(),
         }
     }
@@ -133,6 +139,18 @@ impl Datagram {
         if lone > 0 {
             self.lone.store(lone - 1, Ordering::Relaxed);
             self.source.settle(Direction::Read);
+        }
+    }
+
+    /// After a batch that has asked for more than one.
+    fn expect_lone(&self, received: usize) {
+        let alone = match received {
+            1 => ALONE.min(self.alone.load(Ordering::Relaxed) + 1),
+            _ => 0,
+        };
+        self.alone.store(alone, Ordering::Relaxed);
+        if alone == ALONE {
+            self.lone.store(LONE, Ordering::Relaxed);
         }
     }
 
@@ -277,6 +295,8 @@ impl DatagramOps for Datagram {
         buf: &mut [u8],
         peek: bool,
     ) -> Poll<io::Result<(usize, Meta)>> {
+        // Not only when there is something to receive.
+        self.refuse_merged()?;
         let poll = self.source.poll_tried(Direction::Read, waiter, || {
             let result = self.try_recv(buf, peek);
             if matches!(&result, Err(error) if error.kind() == io::ErrorKind::WouldBlock) {
@@ -324,10 +344,9 @@ impl DatagramOps for Datagram {
                 } else {
                     self.source.settle(Direction::Read);
                 }
-                if received == 1 {
-                    self.lone.store(LONE, Ordering::Relaxed);
-                }
+                self.expect_lone(received);
             } else {
+                self.expect_lone(received);
                 self.turn_merging_on();
             }
         }
