@@ -113,6 +113,55 @@ fn each_receives_a_datagram_of_many() {
     });
 }
 
+/// So that a peer who sends more than a few at a time does not fill the system's buffer meanwhile.
+#[test]
+fn datagrams_that_come_together_are_taken_in_a_few_turns() {
+    const MANY: usize = 150;
+    for asks in [false, true] {
+        block_on_within(async {
+            let socket = Rc::new(UdpSocket::bind("127.0.0.1:0").await.unwrap());
+            let to = socket.local_addr().unwrap();
+            let polls = Rc::default();
+            let (done, received) = counter();
+            let tasks = waiting(&polls, |_| {
+                let (socket, done) = (socket.clone(), done.clone());
+                async move {
+                    let mut buf = [0; 8];
+                    match asks {
+                        false => drop(socket.recv(&mut buf).await.unwrap()),
+                        true => loop {
+                            socket.readable().await.unwrap();
+                            if socket.try_recv_from(&mut buf).is_ok() {
+                                break;
+                            }
+                        },
+                    }
+                    done.set(done.get() + 1);
+                }
+            })
+            .await;
+            let peer = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+            let (ours, theirs) = common::sockets::tcp_pair().await;
+            assert!(poll_once(theirs.read(&mut [0; 1])).await.is_none());
+            for round in 1..=6 {
+                for _ in 0..MANY {
+                    peer.send_to(b"data", &to).await.unwrap();
+                }
+                let mut turns = 0;
+                while received.get() < round * MANY {
+                    // Other tasks have their turn, and sockets are looked at now and then.
+                    ours.write_all(b"!").await.unwrap();
+                    theirs.read(&mut [0; 1]).await.unwrap();
+                    turns += 1;
+                }
+                assert!(turns < MANY, "{turns} turns");
+            }
+            assert!(polls.get() < POLLS * TASKS, "{}", polls.get());
+            drop(tasks);
+        });
+    }
+}
+
 #[test]
 fn each_reads_a_byte_of_a_stream() {
     block_on_within(async {

@@ -280,13 +280,17 @@ impl DatagramOps for Datagram {
     fn try_recv(&self, buf: &mut [u8], peek: bool) -> io::Result<(usize, Meta)> {
         self.refuse_merged()?;
         let plain = self.plain.load(Ordering::Relaxed);
-        self.source.try_io(Direction::Read, || {
+        let result = self.source.try_io(Direction::Read, || {
             self.earlier.tell()?;
             if self.sift.is_on() {
                 self.sift.drop_others(self.io())?;
             }
             msg::recv(self.io(), self.family, buf, peek, plain)
-        })
+        });
+        if result.is_ok() {
+            self.source.pass_on(Direction::Read);
+        }
+        result
     }
 
     fn poll_recv(
@@ -316,6 +320,9 @@ impl DatagramOps for Datagram {
             .source
             .try_io(Direction::Read, || self.recv_batch(into, usize::MAX));
         self.tell_earlier();
+        if result.is_ok() {
+            self.source.pass_on(Direction::Read);
+        }
         result.map(|(received, _)| received)
     }
 

@@ -203,7 +203,12 @@ impl ListenerOps for Listener {
         for _ in 0..SKIPPED {
             match self.source.try_io(Direction::Read, || self.accept_one()) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                result => return result,
+                result => {
+                    if result.is_ok() {
+                        self.source.pass_on(Direction::Read);
+                    }
+                    return result;
+                }
             }
         }
         // As far as is known; the socket is still readable.

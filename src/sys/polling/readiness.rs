@@ -19,8 +19,10 @@ const FUTILE: u32 = 1 << 4;
 const FRUITFUL: u32 = 1 << 5;
 /// The poller may not repeat what is still true: only finding nothing clears readiness.
 const QUIET: u32 = 1 << 6;
+/// The last report has woken some of those who waited, and left others.
+const MORE: u32 = 1 << 7;
 /// Counts reports.
-const REPORT: u32 = 1 << 7;
+const REPORT: u32 = 1 << 8;
 
 pub(super) struct Readiness(AtomicU32);
 
@@ -64,6 +66,11 @@ impl Readiness {
     /// Whether it was reported and nobody has made use of it.
     pub(super) fn is_fresh(&self) -> bool {
         self.load() & FRESH != 0
+    }
+
+    /// Whether there may be more of what was reported, for which many wait, some of them woken.
+    pub(super) fn is_shared(&self) -> bool {
+        self.load() & (READY | MORE | OVER) == READY | MORE
     }
 
     pub(super) fn is_over(&self) -> bool {
@@ -113,9 +120,20 @@ impl Readiness {
         self.update(|word| word & !(FRESH | OVER | FUTILE) | FRUITFUL);
     }
 
-    /// What was there has probably been taken: if not, it will be reported again.
+    /// Whether others wait whom the last report has not woken, and nobody has found nothing since.
+    pub(super) fn has_more(&self) -> bool {
+        self.load() & MORE != 0
+    }
+
+    /// After a report: whether it has left others who wait.
+    pub(super) fn set_more(&self, more: bool) {
+        self.update(|word| if more { word | MORE } else { word & !MORE });
+    }
+
+    /// What was there has probably been taken: if not, it will be reported again. Where many wait,
+    /// they find out.
     pub(super) fn settle(&self) {
-        self.update(|word| match word & QUIET {
+        self.update(|word| match word & (QUIET | MORE) {
             0 => word & !(READY | FRESH | PROVEN),
             _ => word & !PROVEN,
         });
@@ -123,7 +141,7 @@ impl Readiness {
 
     /// An operation that started from `seen` has found nothing.
     pub(super) fn found_nothing(&self, seen: Seen) {
-        self.missed(seen, READY, OVER);
+        self.missed(seen, READY | MORE, OVER);
     }
 
     /// As `found_nothing`, of an operation of the user's own: what other operations would find is
@@ -230,6 +248,21 @@ mod tests {
         readiness.set_quiet(false);
         readiness.settle();
         assert!(!readiness.is_ready());
+    }
+
+    #[test]
+    fn others_who_wait_are_remembered_until_nothing_is_found() {
+        let readiness = Readiness::new();
+        readiness.report();
+        assert!(!readiness.has_more());
+        readiness.set_more(true);
+        readiness.succeeded();
+        assert!(readiness.has_more());
+        readiness.settle();
+        assert!(readiness.is_ready() && readiness.is_shared() && !readiness.is_fresh());
+        readiness.found_nothing(readiness.seen());
+        assert!(!readiness.is_ready() && !readiness.is_shared());
+        assert!(!readiness.has_more());
     }
 
     #[test]

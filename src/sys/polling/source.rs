@@ -77,10 +77,22 @@ impl Source {
         waiter: &mut Waiter<'_>,
         mut operation: impl FnMut() -> io::Result<T>,
     ) -> Poll<io::Result<T>> {
-        self.poll_tried(direction, waiter, || self.try_io(direction, &mut operation))
+        let poll = self.poll_tried(direction, waiter, || self.try_io(direction, &mut operation));
+        if poll.is_ready() {
+            self.pass_on(direction);
+        }
+        poll
     }
 
-    /// As `poll_io`, of what ends in `try_io` by itself.
+    /// After an operation that has found something: if all whom the report of it has woken have, so
+    /// may others. Not under a lock.
+    pub(super) fn pass_on(&self, direction: Direction) {
+        if self.watched.readiness(direction).has_more() {
+            self.watched.found(direction);
+        }
+    }
+
+    /// As `poll_io`, of what ends in `try_io`, and passes on, by itself.
     pub(super) fn poll_tried<T>(
         &self,
         direction: Direction,
@@ -136,6 +148,7 @@ impl Source {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 result => {
                     readiness.used();
+                    self.pass_on(direction);
                     return Poll::Ready(result);
                 }
             }

@@ -130,6 +130,14 @@ impl StreamOps for Stream {
     }
 
     fn try_read(&self, bufs: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
+        let result = self.read_ready(bufs);
+        if result.is_ok() {
+            self.source.pass_on(Direction::Read);
+        }
+        result
+    }
+
+    fn read_ready(&self, bufs: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
         // Empty ones in front of a long list would look like the end.
         let empty = bufs.iter().take_while(|buf| buf.is_empty()).count();
         let bufs = &mut bufs[empty..];

@@ -34,8 +34,8 @@ const QUIET_WAITS: u8 = 64;
 const REST: Duration = Duration::from_millis(1);
 const LONGER_RESTS: u8 = 6;
 
-/// Waiters that an event wakes. If they leave what it reported, the next wakes more: that it is
-/// repeated makes sure of all of them.
+/// Waiters that an event wakes. Once all of them have found something, or if they leave what it
+/// reported and it is repeated, more are woken.
 const WAVE: usize = 8;
 
 /// What the kernel reported of one socket.
@@ -129,8 +129,10 @@ struct Side {
     resting: bool,
     /// How often it has rested in a row.
     rests: u8,
-    /// How many the next event wakes; 0 stands for the usual.
+    /// How many were woken at last; 0 stands for the usual.
     wave: usize,
+    /// How many of those have found something.
+    found: usize,
     waiters: Waiters,
 }
 
@@ -166,6 +168,7 @@ impl Side {
         } else {
             WAVE
         };
+        self.found = 0;
         self.waiters.take_some(self.wave, wakers);
     }
 }
@@ -304,7 +307,7 @@ impl Watched {
         let readiness = self.readiness(direction);
         match (want, direction) {
             (Want::Try, _) => readiness.is_ready(),
-            (Want::Report, Direction::Read) => readiness.is_fresh(),
+            (Want::Report, Direction::Read) => readiness.is_fresh() || readiness.is_shared(),
             // Where all of it went there is likely to be room for more.
             (Want::Report, Direction::Write) => readiness.is_fresh() || readiness.is_proven(),
             (Want::Since(seen), _) => readiness.is_newer_than(seen),
@@ -446,6 +449,7 @@ impl Watched {
                 true => side.waiters.take(wakers),
                 false => side.take_wave(read_again, wakers),
             }
+            self.read.set_more(!side.waiters.is_empty());
         }
         if ready.writable {
             let side = &mut state.write;
@@ -474,7 +478,11 @@ impl Watched {
         } else {
             side.take_wave(is_repeated, wakers);
         }
-        !side.waiters.is_empty()
+        let more = !side.waiters.is_empty();
+        if direction == Direction::Read {
+            readiness.set_more(more);
+        }
+        more
     }
 
     /// Has it watched again after a rest; what is true is reported again.
@@ -499,6 +507,20 @@ impl Watched {
             state.read.waiters.take(wakers);
             state.write.waiters.take(wakers);
         }
+    }
+
+    /// One of those whom an event has woken has found something: if all have, there may be more.
+    pub(super) fn found(&self, direction: Direction) {
+        let mut wakers = Vec::new();
+        let mut state = self.lock();
+        let side = state.side(direction);
+        side.found += 1;
+        if side.found >= side.wave {
+            side.take_wave(true, &mut wakers);
+            self.readiness(direction).set_more(!side.waiters.is_empty());
+        }
+        drop(state);
+        wakers.into_iter().for_each(Waker::wake);
     }
 
     /// Wakes all who wait for a direction.
