@@ -184,7 +184,7 @@ fn a_lookup_that_is_dropped_leaves_the_queue() {
                 .collect::<BTreeSet<_>>();
             expected.insert("last".into());
             assert_eq!(server.names, expected);
-            until_threads(0).await;
+            server.answer(until_threads(0)).await;
         });
     });
 }
@@ -207,7 +207,7 @@ fn lookups_wait_their_turn_and_the_threads_end_with_the_last() {
                         }
                     };
                     server.answer(ended).await;
-                    until_threads(0).await;
+                    server.answer(until_threads(0)).await;
                 }
                 assert_eq!(server.names.len(), 200);
             });
@@ -238,7 +238,7 @@ fn a_waker_that_panics_takes_no_thread_from_the_others() {
                 }
                 let last = lookup("last.".into());
                 assert!(server.answer(last).await.is_err());
-                until_threads(0).await;
+                server.answer(until_threads(0)).await;
                 for lookup in bad {
                     let error = server.answer(lookup).await.unwrap_err();
                     assert_eq!(error.kind(), ErrorKind::NotFound, "{error}");
