@@ -400,7 +400,10 @@ fn an_endpoint_does_not_pester_a_full_unix_receiver() {
 /// As far as the loop is concerned: the first four calls prepare it and have it watch the socket.
 /// On the portable code they are not to be told from those by which `polling` sets its timer.
 #[test]
-#[cfg(not(any(coracle_force_portable, polling_test_poll_backend)))]
+#[cfg_attr(
+    any(coracle_force_portable, polling_test_poll_backend),
+    ignore = "about calls of the native poller"
+)]
 fn what_the_poller_refuses_to_forget_is_asked_for_again() {
     let rests = |option: &str, bound| {
         let calls = calls_with(&["-e", option], "unread", 300).total();
@@ -414,7 +417,10 @@ fn what_the_poller_refuses_to_forget_is_asked_for_again() {
 }
 
 #[test]
-#[cfg(not(any(coracle_force_portable, polling_test_poll_backend)))]
+#[cfg_attr(
+    any(coracle_force_portable, polling_test_poll_backend),
+    ignore = "about calls of the native poller"
+)]
 fn what_the_poller_refuses_to_forget_when_it_leaves_is_asked_for_again() {
     for (refused, bound) in [("5", 60), ("5..7", 60), ("5+", 500)] {
         let option = format!("inject=epoll_ctl:error=ENOMEM:when={refused}");
